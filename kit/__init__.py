@@ -1,0 +1,38 @@
+"""The adapter author's whole vocabulary. Names are imported on first use, so that `import kit` costs nothing."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Binary": "tasks",
+    "Competition": "contract",
+    "Folds": "contract",
+    "Gallery": "predictions",
+    "KitError": "errors",
+    "Maps": "predictions",
+    "Multiclass": "tasks",
+    "Predictions": "predictions",
+    "Rules": "contract",
+    "Task": "tasks",
+    "frames": "",
+    "list_competitions": "places",
+    "load_competition": "places",
+    "metrics": "",
+    "pixels": "",
+    "read_table": "frames",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kit' has no attribute {name!r}")
+    if not _HOMES[name]:
+        return importlib.import_module(f"kit.offline.{name}")
+    return getattr(importlib.import_module(f"kit.offline.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

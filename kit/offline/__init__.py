@@ -1,0 +1,1 @@
+"""What travels to Kaggle: imports only what the image has preinstalled."""

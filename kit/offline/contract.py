@@ -1,0 +1,173 @@
+"""The contract of a competition: what are the samples, what is the answer, what does the host read, how does the host score."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+
+from kit.offline import pixels
+from kit.offline.errors import DataError
+from kit.offline.frames import checked, read_table, units_of
+from kit.offline.predictions import Maps, Predictions
+from kit.offline.tasks import Task
+
+
+@dataclass(frozen=True)
+class Folds:
+    """How rows are split. `group` must be written, even as None: forgetting it is how leaks begin.
+
+    n: number of folds. stratify: label column(s) whose shares the folds keep. group: column whose values never span two folds.
+    """
+
+    n: int
+    stratify: str | Sequence[str] | None = None
+    _: KW_ONLY
+    group: str | None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the host enforces. minutes: the notebook's limit. file: what the host reads. test_rows: size of the hidden test set."""
+
+    kind: Literal["notebook", "csv", "server"] = "notebook"
+    minutes: int = 540
+    accelerator: str | None = "NvidiaTeslaT4"
+    file: str = "submission.csv"
+    test_rows: int | None = None
+
+
+class Row(dict[str, Any]):
+    """One frame row: `row.path` and `row["path"]` are the same."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the frame has no column {name!r}, only {sorted(self)}") from None
+
+
+class Competition:
+    """What the host decided. Subclass it as `Adapter` in `competitions/<name>/adapter.py`.
+
+    Required: slug, task, folds, greater_is_better, train_frame, test_frame, submission, score.
+    """
+
+    slug: str
+    task: Task
+    folds: Folds | Mapping[str, Folds]
+    greater_is_better: bool
+    rules: Rules = Rules()
+    sample: str | None = "sample_submission.csv"
+    """The host's sample submission below the data folder; None where the host gives none."""
+    solution_columns: tuple[str, ...] = ()
+    """Unit columns joined to the truth table alone (height, patient, weight, usage)."""
+    folder: Path | None = None
+    """Where the adapter was loaded from; set by the loader."""
+
+    def train_frame(self, data: Path) -> pd.DataFrame:
+        """A row per training sample: `sample_id` (unique text), optional `unit_id`, `path` (relative to `data`), `source`
+        (rows that share it are read once), `weight` (in the loss), `scored` (False: trains, never scored), the task's columns."""
+        raise DataError("a method train_frame(data) in the adapter", type(self).__name__, "write it; see competitions/cassava")
+
+    def test_frame(self, data: Path) -> pd.DataFrame:
+        """The same without targets, from what is mounted: the test set on Kaggle differs from the one you downloaded."""
+        raise DataError("a method test_frame(data) in the adapter", type(self).__name__, "write it; see competitions/cassava")
+
+    def submission(self, answers: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
+        """Answers and the first frame row of each unit, both indexed by `unit_id`, as the host's table. Formats only."""
+        raise DataError("a method submission(answers, units)", type(self).__name__, "write it; see competitions/cassava")
+
+    def score(self, solution: pd.DataFrame, submission: pd.DataFrame) -> float:
+        """The host's metric of two host tables, rows matched by id."""
+        raise DataError("a method score(solution, submission)", type(self).__name__, "write it; see competitions/cassava")
+
+    def unit_scores(self, solution: pd.DataFrame, submission: pd.DataFrame) -> pd.Series | None:
+        """The score of each unit where the score is their mean, else None."""
+        return None
+
+    def read(self, row: Row, data: Path, how: Mapping[str, Any]) -> np.ndarray:
+        """The source of a row as an array of any shape: slow, deterministic, cached once. Default: `row.path` as RGB, H x W x 3 uint8."""
+        return pixels.read_rgb(data, row.path)
+
+    def cut(self, array: np.ndarray, row: Row, how: Mapping[str, Any], rng: np.random.Generator | None) -> np.ndarray:
+        """The part of a source that this draw shows: H x W x C, or N x H x W x C for a bag. `rng` None means evaluation."""
+        return array
+
+    def read_target(self, row: Row, data: Path, how: Mapping[str, Any]) -> np.ndarray:
+        """The mask of a row's source, H x W or H x W x C; cut with the same `rng` as the source. For dense tasks."""
+        raise DataError("a method read_target(row, data, how) for a dense task", type(self).__name__, "write it in the adapter")
+
+    def combine(self, frame: pd.DataFrame, predictions: Predictions | Maps) -> Predictions | Maps:
+        """Predictions of samples as predictions of units. Treat units one by one: it is called with any whole units. Default: mean."""
+        return predictions.mean_by(dict(zip(frame["sample_id"], frame["unit_id"], strict=True)))
+
+    def assign_folds(self, frame: pd.DataFrame) -> pd.Series | None:
+        """Fold numbers by row for splits that `folds` cannot say, else None."""
+        return None
+
+    def stage_test(self, rows: pd.DataFrame, data: Path, out: Path) -> None:
+        """Write train rows as a host-shaped hidden test set into the empty folder `out`.
+
+        Default: each `path` is copied under its own name into the folder where `data` keeps test files, `test.csv` (if the host has
+        one) gets its columns from `rows`, and the sample submission a constant line per unit.
+        """
+        host = self.test_frame(data)
+        folders = {str(Path(path).parent) for path in host["path"]} if "path" in host.columns else set()
+        if len(folders) > 1:
+            raise DataError("one folder of test files", f"several: {sorted(folders)}", "override stage_test in the adapter")
+        for folder in folders:
+            (out / folder).mkdir(parents=True, exist_ok=True)
+            for path in dict.fromkeys(rows["path"]):
+                shutil.copyfile(data / path, out / folder / Path(path).name)
+        if (data / "test.csv").is_file():
+            columns = list(read_table(data / "test.csv").columns)
+            rows.reindex(columns=columns).to_csv(out / "test.csv", index=False)
+        if self.sample:
+            self.constant_submission(units_of(rows), data).to_csv(out / self.sample, index=False)
+
+    def constant_submission(self, units: pd.DataFrame, data: Path) -> pd.DataFrame:
+        """The host's table with the same answer, that of the first training unit, for each of `units`; none for no units."""
+        frame = checked(self.train_frame(data), "train_frame", self.task.columns)
+        first = self.task.truth(units_of(frame).iloc[:1], self.task.learn(frame))
+        answers = first.iloc[np.zeros(len(units), int)].set_index(units.index)
+        return self.submission(answers, units)
+
+    def scheme(self, name: str | None = None) -> Folds:
+        """The fold scheme `name`; the first (the honest one) where no name is given."""
+        if isinstance(self.folds, Folds):
+            return self.folds
+        if name is not None and name not in self.folds:
+            raise DataError(f"a fold scheme {name!r}", f"schemes {list(self.folds)}", "choose one of them")
+        return self.folds[name] if name is not None else next(iter(self.folds.values()))
+
+    def with_task(self, task: Task | None) -> Self:
+        """This competition with another task of the same columns; itself where `task` is None."""
+        if task is None:
+            return self
+        if task.columns != self.task.columns:
+            raise DataError(
+                f"a task over the columns {self.task.columns}", str(task.columns), "a recipe's task must answer the same columns"
+            )
+        other = copy.copy(self)
+        other.task = task
+        return other
+
+    def __reduce__(self) -> Any:
+        """Pickled as the path it was loaded from, so that loader workers of any start method can have it."""
+        from kit.offline.places import load_adapter
+
+        if self.folder is None:
+            return super().__reduce__()
+        return _reload, (load_adapter, str(self.folder), self.task)
+
+
+def _reload(load: Any, folder: str, task: Task) -> Competition:
+    return load(folder).with_task(task)

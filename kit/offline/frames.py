@@ -1,0 +1,116 @@
+"""Host tables: read strictly as text, checked by id."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kit.offline.errors import DataError, NotFound, did_you_mean, examples
+
+
+def read_table(path: Path | str, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a host's CSV as text: ids keep their leading zeros, the class "NA" stays "NA", a blank is "".
+
+    `columns` are the ones the caller needs. Raises NotFound for a missing file and DataError for a file that is not UTF-8,
+    has rows of another width than its header, a header twice, or lacks a column. Line numbers count from 1, header included.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFound(f"a table at {path}", "no such file", "put the host's files into the data folder, or pass --data DIR")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file)
+            header = next(lines, [])
+            rows, wrong = [], []
+            for row in lines:
+                if not row:
+                    continue
+                (rows if len(row) == len(header) else wrong).append(row)
+                if len(row) != len(header):
+                    wrong[-1] = [f"line {lines.line_num} has {len(row)}"]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} in UTF-8", f"byte {error.start} is not", "save the file as UTF-8") from None
+    if wrong:
+        raise DataError(
+            f"{len(header)} fields on every line of {path}",
+            examples(line[0] for line in wrong).replace("'", ""),
+            "quote fields that hold commas, or mend those lines",
+        )
+    if len(set(header)) != len(header):
+        raise DataError(f"every column of {path} once", f"header {header}", "rename the repeated column")
+    frame = pd.DataFrame(rows, columns=header, dtype=object).astype(str) if rows else pd.DataFrame(columns=header, dtype=str)
+    require_columns(frame, columns, path)
+    return frame
+
+
+def require_columns(frame: pd.DataFrame, columns: Iterable[str], where: object) -> None:
+    """Raise DataError where `frame`, read from `where`, lacks one of `columns`."""
+    for column in columns:
+        if column not in frame.columns:
+            hint = " (it looks like a ';' table)" if len(frame.columns) == 1 and ";" in str(frame.columns[0]) else ""
+            raise DataError(
+                f"a column {column!r} in {where}",
+                f"columns {list(map(str, frame.columns))}{hint}",
+                did_you_mean(column, map(str, frame.columns)) if len(frame.columns) else "is the file empty?",
+            )
+
+
+def numbers(frame: pd.DataFrame, column: str, where: object = "the frame") -> pd.Series:
+    """A text column as float64. Raises DataError naming the ids of the rows that hold no finite number."""
+    values = pd.to_numeric(frame[column], errors="coerce").astype("float64")
+    bad = ~np.isfinite(values)
+    if bad.any():
+        names = frame["sample_id"] if "sample_id" in frame.columns else frame.index.to_series()
+        raise DataError(
+            f"a finite number in every row of column {column!r} of {where}",
+            f"{int(bad.sum())} rows without: {examples(f'{n}={v!r}' for n, v in zip(names[bad], frame[column][bad], strict=True))}",
+            "mend or drop those rows",
+        )
+    return values
+
+
+def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files in `folder` (not below it) whose suffix is one of `suffixes`, case aside, sorted by name."""
+    if not folder.is_dir():
+        raise NotFound(f"a folder {folder}", "no such folder", "put the host's files into the data folder, or pass --data DIR")
+    wanted = {suffix.lower() for suffix in suffixes}
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in wanted)
+
+
+def checked(frame: pd.DataFrame, where: str, columns: Iterable[str] = ()) -> pd.DataFrame:
+    """The frame as the kit uses it: unique text `sample_id`, a text `unit_id` (default: the sample), a fresh index.
+
+    Raises DataError for ids that are missing, not text, blank or repeated, and for a missing column.
+    """
+    require_columns(frame, ["sample_id", *columns], where)
+    frame = frame.reset_index(drop=True)
+    for column in ("sample_id", "unit_id"):
+        if column in frame.columns:
+            _require_text_ids(frame[column], column, where)
+    repeated = frame["sample_id"][frame["sample_id"].duplicated(keep=False)]
+    if len(repeated):
+        rows = [f"{value} (rows {', '.join(map(str, group.index + 1))})" for value, group in repeated.groupby(repeated)]
+        raise DataError(f"every sample_id of {where} once", f"repeated: {examples(rows)}".replace("'", ""), "drop or rename the repeats")
+    if "unit_id" not in frame.columns:
+        frame = frame.assign(unit_id=frame["sample_id"])
+    return frame
+
+
+def _require_text_ids(ids: pd.Series, column: str, where: str) -> None:
+    bad = ids.map(lambda value: not isinstance(value, str) or not value.strip())
+    if bad.any():
+        found = [f"row {row + 1}: {value!r}" for row, value in ids[bad].items()]
+        raise DataError(
+            f"text in {column} of every row of {where}",
+            examples(found).replace('"', ""),
+            "read tables with read_table, which keeps ids as text (007 stays 007), and drop rows without an id",
+        )
+
+
+def units_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """The first row of each unit, indexed by `unit_id`, in order of appearance."""
+    return frame.drop_duplicates("unit_id").set_index("unit_id", drop=False).rename_axis(None)

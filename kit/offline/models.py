@@ -1,0 +1,215 @@
+"""Networks: a frozen spec that rebuilds one anywhere, and the factory over timm."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from kit.offline.contract import Competition
+from kit.offline.errors import RecipeError, WeightsError, did_you_mean
+from kit.offline.places import has_module, load_module
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What rebuilds a network without its training code.
+
+    backbone: timm architecture, its pretrained tag left away. outputs: size of the head. channels: of the input. size: input height
+    and width in pixels. head: the task's kind of head. arguments: further timm arguments.
+    """
+
+    backbone: str
+    outputs: int
+    size: tuple[int, int]
+    channels: int = 3
+    head: str = "linear"
+    drop_rate: float = 0.0
+    drop_path: float = 0.0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """How a backbone wants its input, from timm's model config."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    licence: str
+
+
+def build_model(spec: ModelSpec, competition: Competition) -> nn.Module:
+    """An untrained network: `build(spec, task)` of the competition's model.py where there is one, else timm with a linear head."""
+    if competition.folder is not None and has_module(competition.folder, "model"):
+        return load_module(competition.folder, "model").build(spec, competition.task)
+    if spec.head != "linear":
+        raise RecipeError(f"a model.py with build(spec, task) for a {spec.head!r} head", "none", "write one beside adapter.py")
+    return create_backbone(spec)
+
+
+def create_backbone(spec: ModelSpec, **more: Any) -> nn.Module:
+    """`timm.create_model` for a spec; `more` overrides its arguments. Never downloads unless `pretrained` is among them."""
+    arguments: dict[str, Any] = {
+        "num_classes": spec.outputs,
+        "in_chans": spec.channels,
+        "drop_rate": spec.drop_rate,
+        **dict(spec.arguments),
+        **more,
+    }
+    if spec.drop_path:
+        arguments["drop_path_rate"] = spec.drop_path
+    name = require_backbone(spec.backbone)
+    try:
+        return timm.create_model(name, img_size=spec.size, **arguments)
+    except TypeError as error:
+        # Convolutional networks take any size and know no img_size; other unknown arguments come up again below.
+        if "img_size" not in str(error):
+            raise RecipeError(f"arguments that {name} takes", str(error), "mend the recipe") from None
+    try:
+        return timm.create_model(name, **arguments)
+    except TypeError as error:
+        raise RecipeError(f"arguments that {name} takes", str(error), "mend the recipe") from None
+
+
+def require_backbone(name: str) -> str:
+    """The timm name, if timm has it; models by URL or hub address are refused. Raises RecipeError with the nearest name."""
+    if not timm.is_model(name):
+        raise RecipeError(f"a timm model named {name!r}", "timm does not have it", did_you_mean(name.split(".")[0], timm.list_models()))
+    return name
+
+
+def input_config(backbone: str, channels: int, pretrained: bool | str) -> InputConfig:
+    """mean, std and interpolation that the backbone's weights were trained with; repeated cyclically for other channel counts."""
+    overlay = {}
+    if isinstance(pretrained, str) and Path(pretrained).is_dir():
+        config = _folder_config(Path(pretrained))
+        overlay = {name: config[name] for name in ("mean", "std", "interpolation", "license") if name in config}
+    cfg = timm.get_pretrained_cfg(backbone)
+    plain = {**(cfg.to_dict() if cfg else {}), **overlay}
+    resolved = resolve_model_data_config(nn.Identity(), pretrained_cfg=plain)
+    repeat = [index % len(resolved["mean"]) for index in range(channels)]
+    return InputConfig(
+        tuple(resolved["mean"][index] for index in repeat),
+        tuple(resolved["std"][index] for index in repeat),
+        resolved["interpolation"],
+        str(plain.get("license") or "unknown"),
+    )
+
+
+def _folder_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise WeightsError(
+            f"timm's config.json in {folder}", "no such file", "save the model with timm.models.save_for_hf, or name the file of weights"
+        )
+    return json.loads(path.read_text()).get("pretrained_cfg", {})
+
+
+def load_pretrained(model: nn.Module, spec: ModelSpec, pretrained: bool | str, home: Path) -> None:
+    """Fill the backbone's parameters with pretrained weights; the head keeps its own where the sizes differ.
+
+    pretrained: True (timm's hub or its cache), or a path, absolute or below `home`: a safetensors file or a folder made by timm's
+    save_for_hf. Raises WeightsError at once where they cannot be had; there is no silent fallback to random weights.
+    """
+    if pretrained is False:
+        return
+    source = create_backbone(spec, **_pretrained_arguments(spec.backbone, pretrained, home))
+    weights = source.state_dict()
+    own = model.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise WeightsError(
+            f"a network with the parameters of {spec.backbone}",
+            "none fits",
+            "give model.py the same parameter names, or set pretrained=False",
+        )
+    model.load_state_dict({**own, **fitting})
+
+
+def _pretrained_arguments(backbone: str, pretrained: bool | str, home: Path) -> dict[str, Any]:
+    if pretrained is True:
+        _require_hub(backbone, home)
+        return {"pretrained": True}
+    path = Path(str(pretrained))
+    path = path if path.is_absolute() else home / path
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise WeightsError(
+            f"pretrained weights at {file}", "no such file", f"put the model.safetensors of {backbone} there, or set pretrained=False"
+        )
+    if file.suffix != ".safetensors":
+        raise WeightsError(
+            f"a .safetensors file at {file}", f"a {file.suffix or 'nameless'} file", "convert it: pickled weights can run code when loaded"
+        )
+    return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}}
+
+
+def _require_hub(backbone: str, home: Path) -> None:
+    """Raise WeightsError unless the weights are in the hub's cache or the hub answers within three seconds (timm retries for a minute)."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cfg = timm.get_pretrained_cfg(backbone)
+    repository = cfg.hf_hub_id if cfg else None
+    if not repository:
+        raise WeightsError(
+            f"pretrained weights of {backbone} in timm",
+            "timm has none for this name",
+            "choose a tag from timm.list_pretrained(), or set pretrained=False",
+        )
+    if any(isinstance(try_to_load_from_cache(repository, name), str) for name in ("model.safetensors", "pytorch_model.bin")):
+        return
+    with contextlib.suppress(OSError), socket.create_connection(("huggingface.co", 443), timeout=3):
+        return
+    place = home / "offline_weights" / "pretrained" / f"{backbone}.safetensors"
+    raise WeightsError(
+        f"the pretrained weights {repository}, in the hub's cache or from huggingface.co",
+        "not cached, and the hub cannot be reached",
+        f"put its model.safetensors at {place} and set pretrained={str(place.relative_to(home))!r}, or set pretrained=False",
+    )
+
+
+def load_weights(model: nn.Module, path: Path) -> nn.Module:
+    """Load trained weights, strictly: every name and shape must fit. Raises WeightsError."""
+    try:
+        model.load_state_dict(load_file(path), strict=True)
+    except Exception as error:  # safetensors and torch raise several kinds; each means the same to the user
+        raise WeightsError(
+            f"the weights of this very network in {path}",
+            f"{type(error).__name__}: {str(error)[:300]}",
+            "train the fold again, or restore the file",
+        ) from None
+    return model
+
+
+def without_tag(backbone: str) -> str:
+    """The architecture without its pretrained tag: inference needs no name that timm may retire."""
+    return backbone.split(".")[0]
+
+
+def inference_spec(spec: ModelSpec) -> ModelSpec:
+    """The spec that travels: no pretrained tag."""
+    return replace(spec, backbone=without_tag(spec.backbone))
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The named device; else a GPU that passes one real operation (a P100 reports CUDA and then fails), else the CPU."""
+    if name:
+        return torch.device(name)
+    if torch.cuda.is_available():
+        try:
+            (torch.zeros(1, device="cuda") + 1).item()
+        except RuntimeError:
+            return torch.device("cpu")
+        return torch.device("cuda")
+    return torch.device("cpu")
