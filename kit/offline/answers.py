@@ -24,7 +24,9 @@ class Part:
     gallery: Gallery | None = None
 
 
-def part_of(competition: Competition, frame: pd.DataFrame, predictions: Predictions | Maps, gallery: Gallery | None = None) -> Part:
+def part_of(
+    competition: Competition, frame: pd.DataFrame, predictions: Predictions | Maps, gallery: Gallery | None = None
+) -> Part:
     """Sample predictions brought to units: compared with the gallery, combined by the adapter. Maps are combined as they are read.
 
     Samples that `frame` lacks are left out; a unit counts when the predictions cover all its rows.
@@ -42,12 +44,17 @@ def _lazily_combined(competition: Competition, rows: pd.DataFrame, predictions: 
     def loader(name: str, of: pd.DataFrame):  # type: ignore[no-untyped-def]
         return lambda: competition.combine(of, predictions.align(of["sample_id"])).read(name)  # type: ignore[union-attr]
 
-    return Maps({str(name): loader(str(name), of) for name, of in rows.groupby("unit_id", sort=False)}, predictions.columns)
+    return Maps(
+        {str(name): loader(str(name), of) for name, of in rows.groupby("unit_id", sort=False)}, predictions.columns
+    )
 
 
 def blend_parts(members: Sequence[Sequence[Part]], weights: Sequence[float]) -> list[Part]:
     """Members over the same folds blended fold by fold. members[m][k]: what member m says of fold k."""
-    return [Part(blend([part.predictions for part in fold], weights), fold[0].gallery) for fold in zip(*members, strict=True)]
+    return [
+        Part(blend([part.predictions for part in fold], weights), fold[0].gallery)
+        for fold in zip(*members, strict=True)
+    ]
 
 
 def submission_of(competition: Competition, frame: pd.DataFrame, part: Part, learned: Learned) -> pd.DataFrame:
@@ -60,7 +67,9 @@ def submission_of(competition: Competition, frame: pd.DataFrame, part: Part, lea
 def _formatted(competition: Competition, answers: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
     if list(answers.index) != list(units.index):
         raise DataError(
-            "an answer per unit, indexed by unit_id", f"{len(answers)} answers for {len(units)} units", "mend the task's decode"
+            "an answer per unit, indexed by unit_id",
+            f"{len(answers)} answers for {len(units)} units",
+            "mend the task's decode",
         )
     return competition.submission(answers, units).reset_index(drop=True)
 
@@ -79,10 +88,14 @@ def host_tables(
         units.append(of_part)
     every = pd.concat(units)
     solution = _formatted(competition, pd.concat(truth), every)
-    return _with_solution_columns(competition, solution, pd.concat(truth), every), _formatted(competition, pd.concat(said), every)
+    return _with_solution_columns(competition, solution, pd.concat(truth), every), _formatted(
+        competition, pd.concat(said), every
+    )
 
 
-def _with_solution_columns(competition: Competition, solution: pd.DataFrame, truth: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
+def _with_solution_columns(
+    competition: Competition, solution: pd.DataFrame, truth: pd.DataFrame, units: pd.DataFrame
+) -> pd.DataFrame:
     """The truth table with the adapter's `solution_columns`: by the id column where a row is a unit, else unit by unit."""
     columns = list(competition.solution_columns)
     if not columns:
@@ -91,7 +104,8 @@ def _with_solution_columns(competition: Competition, solution: pd.DataFrame, tru
         if len(solution) == len(units) and set(solution[name].astype(str)) == set(units.index):
             return solution.join(units[columns], on=name)
     tables = [
-        competition.submission(truth.loc[[unit]], units.loc[[unit]]).assign(**units.loc[unit, columns].to_dict()) for unit in units.index
+        competition.submission(truth.loc[[unit]], units.loc[[unit]]).assign(**units.loc[unit, columns].to_dict())
+        for unit in units.index
     ]
     return pd.concat(tables, ignore_index=True)
 
@@ -101,7 +115,9 @@ def scored_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["scored"].astype(bool)] if "scored" in frame.columns else frame
 
 
-def score_of(competition: Competition, frame: pd.DataFrame, parts: Sequence[Part], learned: Learned | Sequence[Learned]) -> float:
+def score_of(
+    competition: Competition, frame: pd.DataFrame, parts: Sequence[Part], learned: Learned | Sequence[Learned]
+) -> float:
     """The host's score of OOF parts; NaN where the metric is undefined on those rows."""
     return float(competition.score(*host_tables(competition, frame, parts, learned)))
 
@@ -140,12 +156,16 @@ def validate(competition: Competition, frame: pd.DataFrame, data: Path, submissi
     if submission.isna().any(axis=None):
         bad = submission[submission.isna().any(axis=1)].iloc[:, 0]
         raise SubmissionError(
-            "a value in every cell of the submission", f"none in the rows of {examples(bad.tolist())}", "look at those units"
+            "a value in every cell of the submission",
+            f"none in the rows of {examples(bad.tolist())}",
+            "look at those units",
         )
     numbers = submission.select_dtypes("number").to_numpy(float)
     if not np.isfinite(numbers).all():
         bad = submission[~np.isfinite(numbers).all(axis=1)].iloc[:, 0]
-        raise SubmissionError("finite numbers in the submission", f"others in the rows of {examples(bad.tolist())}", "look at those units")
+        raise SubmissionError(
+            "finite numbers in the submission", f"others in the rows of {examples(bad.tolist())}", "look at those units"
+        )
     sample = read_sample(competition, data)
     if sample is None:
         return
@@ -160,7 +180,9 @@ def validate(competition: Competition, frame: pd.DataFrame, data: Path, submissi
     if not len(sample) and not len(submission):
         return
     if ids.duplicated().any() and not wanted.duplicated().any():
-        raise SubmissionError(f"every {identity} once", f"repeated: {examples(ids[ids.duplicated()].tolist())}", "write one row per id")
+        raise SubmissionError(
+            f"every {identity} once", f"repeated: {examples(ids[ids.duplicated()].tolist())}", "write one row per id"
+        )
     missing, extra = sorted(set(wanted) - set(ids)), sorted(set(ids) - set(wanted))
     if len(sample) and (missing or extra):
         raise SubmissionError(
@@ -176,5 +198,7 @@ def read_sample(competition: Competition, data: Path) -> pd.DataFrame | None:
         return None
     path = Path(data) / competition.sample
     if not path.is_file():
-        raise NotFound(f"the sample submission {path}", "no such file", "name the host's file in `sample`, or set sample = None")
+        raise NotFound(
+            f"the sample submission {path}", "no such file", "name the host's file in `sample`, or set sample = None"
+        )
     return read_table(path)

@@ -75,19 +75,27 @@ class Competition:
     def train_frame(self, data: Path) -> pd.DataFrame:
         """A row per training sample: `sample_id` (unique text), optional `unit_id`, `path` (relative to `data`), `source`
         (rows that share it are read once), `weight` (in the loss), `scored` (False: trains, never scored), the task's columns."""
-        raise DataError("a method train_frame(data) in the adapter", type(self).__name__, "write it; see competitions/cassava")
+        raise DataError(
+            "a method train_frame(data) in the adapter", type(self).__name__, "write it; see competitions/cassava"
+        )
 
     def test_frame(self, data: Path) -> pd.DataFrame:
         """The same without targets, from what is mounted: the test set on Kaggle differs from the one you downloaded."""
-        raise DataError("a method test_frame(data) in the adapter", type(self).__name__, "write it; see competitions/cassava")
+        raise DataError(
+            "a method test_frame(data) in the adapter", type(self).__name__, "write it; see competitions/cassava"
+        )
 
     def submission(self, answers: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
         """Answers and the first frame row of each unit, both indexed by `unit_id`, as the host's table. Formats only."""
-        raise DataError("a method submission(answers, units)", type(self).__name__, "write it; see competitions/cassava")
+        raise DataError(
+            "a method submission(answers, units)", type(self).__name__, "write it; see competitions/cassava"
+        )
 
     def score(self, solution: pd.DataFrame, submission: pd.DataFrame) -> float:
         """The host's metric of two host tables, rows matched by id."""
-        raise DataError("a method score(solution, submission)", type(self).__name__, "write it; see competitions/cassava")
+        raise DataError(
+            "a method score(solution, submission)", type(self).__name__, "write it; see competitions/cassava"
+        )
 
     def unit_scores(self, solution: pd.DataFrame, submission: pd.DataFrame) -> pd.Series | None:
         """The score of each unit where the score is their mean, else None."""
@@ -103,7 +111,9 @@ class Competition:
 
     def read_target(self, row: Row, data: Path, how: Mapping[str, Any]) -> np.ndarray:
         """The mask of a row's source, H x W or H x W x C; cut with the same `rng` as the source. For dense tasks."""
-        raise DataError("a method read_target(row, data, how) for a dense task", type(self).__name__, "write it in the adapter")
+        raise DataError(
+            "a method read_target(row, data, how) for a dense task", type(self).__name__, "write it in the adapter"
+        )
 
     def combine(self, frame: pd.DataFrame, predictions: Predictions | Maps) -> Predictions | Maps:
         """Predictions of samples as predictions of units. Treat units one by one: it is called with any whole units. Default: mean."""
@@ -122,7 +132,9 @@ class Competition:
         host = self.test_frame(data)
         folders = {str(Path(path).parent) for path in host["path"]} if "path" in host.columns else set()
         if len(folders) > 1:
-            raise DataError("one folder of test files", f"several: {sorted(folders)}", "override stage_test in the adapter")
+            raise DataError(
+                "one folder of test files", f"several: {sorted(folders)}", "override stage_test in the adapter"
+            )
         for folder in folders:
             (out / folder).mkdir(parents=True, exist_ok=True)
             for path in dict.fromkeys(rows["path"]):
@@ -154,7 +166,9 @@ class Competition:
             return self
         if task.columns != self.task.columns:
             raise DataError(
-                f"a task over the columns {self.task.columns}", str(task.columns), "a recipe's task must answer the same columns"
+                f"a task over the columns {self.task.columns}",
+                str(task.columns),
+                "a recipe's task must answer the same columns",
             )
         other = copy.copy(self)
         other.task = task

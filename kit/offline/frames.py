@@ -20,7 +20,9 @@ def read_table(path: Path | str, columns: Sequence[str] = ()) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.is_file():
-        raise NotFound(f"a table at {path}", "no such file", "put the host's files into the data folder, or pass --data DIR")
+        raise NotFound(
+            f"a table at {path}", "no such file", "put the host's files into the data folder, or pass --data DIR"
+        )
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file)
@@ -42,7 +44,11 @@ def read_table(path: Path | str, columns: Sequence[str] = ()) -> pd.DataFrame:
         )
     if len(set(header)) != len(header):
         raise DataError(f"every column of {path} once", f"header {header}", "rename the repeated column")
-    frame = pd.DataFrame(rows, columns=header, dtype=object).astype(str) if rows else pd.DataFrame(columns=header, dtype=str)
+    frame = (
+        pd.DataFrame(rows, columns=header, dtype=object).astype(str)
+        if rows
+        else pd.DataFrame(columns=header, dtype=str)
+    )
     require_columns(frame, columns, path)
     return frame
 
@@ -76,7 +82,9 @@ def numbers(frame: pd.DataFrame, column: str, where: object = "the frame") -> pd
 def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """Files in `folder` (not below it) whose suffix is one of `suffixes`, case aside, sorted by name."""
     if not folder.is_dir():
-        raise NotFound(f"a folder {folder}", "no such folder", "put the host's files into the data folder, or pass --data DIR")
+        raise NotFound(
+            f"a folder {folder}", "no such folder", "put the host's files into the data folder, or pass --data DIR"
+        )
     wanted = {suffix.lower() for suffix in suffixes}
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in wanted)
 
@@ -94,7 +102,11 @@ def checked(frame: pd.DataFrame, where: str, columns: Iterable[str] = ()) -> pd.
     repeated = frame["sample_id"][frame["sample_id"].duplicated(keep=False)]
     if len(repeated):
         rows = [f"{value} (rows {', '.join(map(str, group.index + 1))})" for value, group in repeated.groupby(repeated)]
-        raise DataError(f"every sample_id of {where} once", f"repeated: {examples(rows)}".replace("'", ""), "drop or rename the repeats")
+        raise DataError(
+            f"every sample_id of {where} once",
+            f"repeated: {examples(rows)}".replace("'", ""),
+            "drop or rename the repeats",
+        )
     if "unit_id" not in frame.columns:
         frame = frame.assign(unit_id=frame["sample_id"])
     return frame

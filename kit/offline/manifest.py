@@ -86,7 +86,9 @@ def open_bundle(folder: Path, sha256: str | None = None) -> Manifest:
     """
     path = Path(folder) / FILE
     if not path.is_file():
-        raise BundleError(f"a bundle with a {FILE} in {folder}", "no such file (the manifest is written last)", "run kit bundle again")
+        raise BundleError(
+            f"a bundle with a {FILE} in {folder}", "no such file (the manifest is written last)", "run kit bundle again"
+        )
     content = path.read_bytes()
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise BundleError(
@@ -98,9 +100,13 @@ def open_bundle(folder: Path, sha256: str | None = None) -> Manifest:
         raw = json.loads(content)
         files = {str(name): (str(entry["sha256"]), int(entry["size"])) for name, entry in raw["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"a readable manifest in {path}", f"{type(error).__name__}: {error}", "run kit bundle again") from None
+        raise BundleError(
+            f"a readable manifest in {path}", f"{type(error).__name__}: {error}", "run kit bundle again"
+        ) from None
     if raw.get("schema") != SCHEMA:
-        raise BundleError(f"a manifest of schema {SCHEMA}", str(raw.get("schema")), "run kit bundle again with this version of kit")
+        raise BundleError(
+            f"a manifest of schema {SCHEMA}", str(raw.get("schema")), "run kit bundle again with this version of kit"
+        )
     verify_files(Path(folder), files)
     return _manifest(raw)
 
@@ -122,17 +128,23 @@ def verify_files(folder: Path, files: Mapping[str, tuple[str, int]]) -> None:
         found = sha256_of(path) if path.stat().st_size == size else f"{path.stat().st_size} bytes instead of {size}"
         if found != sha256:
             raise BundleError(
-                f"{name} with sha256 {sha256[:12]}", found[:40], "the file has changed: run kit bundle again, or download the dataset again"
+                f"{name} with sha256 {sha256[:12]}",
+                found[:40],
+                "the file has changed: run kit bundle again, or download the dataset again",
             )
 
 
 def _manifest(raw: dict[str, Any]) -> Manifest:
     members = tuple(_member(dict(member)) for member in raw["members"])
     golden = Golden(**{**raw["golden"], "shape": tuple(raw["golden"]["shape"])})
-    return Manifest(**{**raw, "members": members, "golden": golden, "columns": tuple(raw["columns"]), "notes": tuple(raw["notes"])})
+    return Manifest(
+        **{**raw, "members": members, "golden": golden, "columns": tuple(raw["columns"]), "notes": tuple(raw["notes"])}
+    )
 
 
 def _member(raw: dict[str, Any]) -> Member:
     spec = ModelSpec(**{**raw["spec"], "size": tuple(raw["spec"]["size"])})
-    preparation = {name: tuple(value) if isinstance(value, list) else value for name, value in raw["preparation"].items()}
+    preparation = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in raw["preparation"].items()
+    }
     return Member(**{**raw, "spec": spec, "preparation": Preparation(**preparation), "views": tuple(raw["views"])})

@@ -11,7 +11,9 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from kit.offline.errors import SubmissionError, examples
 
 
-def match(solution: pd.DataFrame, submission: pd.DataFrame, by: str, columns: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def match(
+    solution: pd.DataFrame, submission: pd.DataFrame, by: str, columns: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables reduced to `columns`, the submission's rows in the solution's order of the id column `by`.
 
     Raises SubmissionError for ids that are missing, extra or repeated and for cells that are missing, naming them.
@@ -20,15 +22,21 @@ def match(solution: pd.DataFrame, submission: pd.DataFrame, by: str, columns: Se
     for name, table in (("solution", solution), ("submission", submission)):
         for column in (by, *columns):
             if column not in table.columns:
-                raise SubmissionError(f"a column {column!r} in the {name}", f"columns {list(table.columns)}", "write the host's columns")
+                raise SubmissionError(
+                    f"a column {column!r} in the {name}", f"columns {list(table.columns)}", "write the host's columns"
+                )
         repeated = table[by][table[by].duplicated()]
         if len(repeated):
-            raise SubmissionError(f"every {by} of the {name} once", f"repeated: {examples(repeated.tolist())}", "write one row per id")
+            raise SubmissionError(
+                f"every {by} of the {name} once", f"repeated: {examples(repeated.tolist())}", "write one row per id"
+            )
         indexed = table.set_index(table[by].astype(str))[list(columns)]
         empty = indexed.isna().any(axis=1)
         if empty.any():
             raise SubmissionError(
-                f"a value in every row of the {name}", f"none for {examples(indexed.index[empty].tolist())}", "fill those rows"
+                f"a value in every row of the {name}",
+                f"none for {examples(indexed.index[empty].tolist())}",
+                "fill those rows",
             )
         tables.append(indexed)
     truth, said = tables

@@ -54,7 +54,9 @@ def build_model(spec: ModelSpec, competition: Competition) -> nn.Module:
     if competition.folder is not None and has_module(competition.folder, "model"):
         return load_module(competition.folder, "model").build(spec, competition.task)
     if spec.head != "linear":
-        raise RecipeError(f"a model.py with build(spec, task) for a {spec.head!r} head", "none", "write one beside adapter.py")
+        raise RecipeError(
+            f"a model.py with build(spec, task) for a {spec.head!r} head", "none", "write one beside adapter.py"
+        )
     return create_backbone(spec)
 
 
@@ -85,7 +87,11 @@ def create_backbone(spec: ModelSpec, **more: Any) -> nn.Module:
 def require_backbone(name: str) -> str:
     """The timm name, if timm has it; models by URL or hub address are refused. Raises RecipeError with the nearest name."""
     if not timm.is_model(name):
-        raise RecipeError(f"a timm model named {name!r}", "timm does not have it", did_you_mean(name.split(".")[0], timm.list_models()))
+        raise RecipeError(
+            f"a timm model named {name!r}",
+            "timm does not have it",
+            did_you_mean(name.split(".")[0], timm.list_models()),
+        )
     return name
 
 
@@ -111,7 +117,9 @@ def _folder_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise WeightsError(
-            f"timm's config.json in {folder}", "no such file", "save the model with timm.models.save_for_hf, or name the file of weights"
+            f"timm's config.json in {folder}",
+            "no such file",
+            "save the model with timm.models.save_for_hf, or name the file of weights",
         )
     return json.loads(path.read_text()).get("pretrained_cfg", {})
 
@@ -146,11 +154,15 @@ def _pretrained_arguments(backbone: str, pretrained: bool | str, home: Path) -> 
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise WeightsError(
-            f"pretrained weights at {file}", "no such file", f"put the model.safetensors of {backbone} there, or set pretrained=False"
+            f"pretrained weights at {file}",
+            "no such file",
+            f"put the model.safetensors of {backbone} there, or set pretrained=False",
         )
     if file.suffix != ".safetensors":
         raise WeightsError(
-            f"a .safetensors file at {file}", f"a {file.suffix or 'nameless'} file", "convert it: pickled weights can run code when loaded"
+            f"a .safetensors file at {file}",
+            f"a {file.suffix or 'nameless'} file",
+            "convert it: pickled weights can run code when loaded",
         )
     return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}}
 
@@ -167,7 +179,9 @@ def _require_hub(backbone: str, home: Path) -> None:
             "timm has none for this name",
             "choose a tag from timm.list_pretrained(), or set pretrained=False",
         )
-    if any(isinstance(try_to_load_from_cache(repository, name), str) for name in ("model.safetensors", "pytorch_model.bin")):
+    if any(
+        isinstance(try_to_load_from_cache(repository, name), str) for name in ("model.safetensors", "pytorch_model.bin")
+    ):
         return
     with contextlib.suppress(OSError), socket.create_connection(("huggingface.co", 443), timeout=3):
         return

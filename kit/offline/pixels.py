@@ -40,10 +40,16 @@ def read_rgb(data: Path, name: str) -> np.ndarray:
             with Image.open(path) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise _bad(
-                        path, f"{image.width} x {image.height} pixels", f"override read in the adapter for images over {MAX_PIXELS} pixels"
+                        path,
+                        f"{image.width} x {image.height} pixels",
+                        f"override read in the adapter for images over {MAX_PIXELS} pixels",
                     )
                 if image.mode in MODES_16_BIT:
-                    raise _bad(path, f"a 16-bit or float image (mode {image.mode})", "override read in the adapter and declare its scale")
+                    raise _bad(
+                        path,
+                        f"a 16-bit or float image (mode {image.mode})",
+                        "override read in the adapter and declare its scale",
+                    )
                 return _to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
@@ -51,7 +57,9 @@ def read_rgb(data: Path, name: str) -> np.ndarray:
         raise _bad(path, "no such file", "download it again") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         size = path.stat().st_size if path.is_file() else 0
-        raise _bad(path, f"{str(error).replace(str(path), path.name)} ({size} bytes)", "download it again, or drop its row") from None
+        raise _bad(
+            path, f"{str(error).replace(str(path), path.name)} ({size} bytes)", "download it again, or drop its row"
+        ) from None
 
 
 def _bad(path: Path, found: str, fix: str) -> ImageError:
@@ -114,10 +122,14 @@ class Preparation:
         inner, (top, left) = self._placed(height, width)
         scale_y, scale_x = values.shape[1] / self.size[0], values.shape[2] / self.size[1]
         rows = slice(round(top * scale_y), round(top * scale_y) + max(1, round(min(inner[0], self.size[0]) * scale_y)))
-        cols = slice(round(left * scale_x), round(left * scale_x) + max(1, round(min(inner[1], self.size[1]) * scale_x)))
+        cols = slice(
+            round(left * scale_x), round(left * scale_x) + max(1, round(min(inner[1], self.size[1]) * scale_x))
+        )
         if self.fit == "pad":
             return values[:, rows, cols]
-        out = np.zeros((values.shape[0], max(1, round(inner[0] * scale_y)), max(1, round(inner[1] * scale_x))), values.dtype)
+        out = np.zeros(
+            (values.shape[0], max(1, round(inner[0] * scale_y)), max(1, round(inner[1] * scale_x))), values.dtype
+        )
         out[:, rows, cols] = values[:, : rows.stop - rows.start, : cols.stop - cols.start]
         return out
 
@@ -143,7 +155,9 @@ class Preparation:
 def _shrink(array: np.ndarray, shorter: int) -> np.ndarray:
     if array.ndim not in (2, 3):
         raise DataError(
-            "images (H x W or H x W x C) where cache_size is set", f"an array of shape {array.shape}", "drop cache_size from the recipe"
+            "images (H x W or H x W x C) where cache_size is set",
+            f"an array of shape {array.shape}",
+            "drop cache_size from the recipe",
         )
     scale = shorter / min(array.shape[:2])
     if scale >= 1:
@@ -169,7 +183,9 @@ def encode_jpeg(image: np.ndarray) -> bytes:
     """H x W (x 3) uint8 -> JPEG bytes of quality 95."""
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
         raise DataError(
-            "8-bit grey or RGB images for a JPEG cache", f"{image.dtype} of shape {image.shape}", 'set cache="raw" in the recipe'
+            "8-bit grey or RGB images for a JPEG cache",
+            f"{image.dtype} of shape {image.shape}",
+            'set cache="raw" in the recipe',
         )
     coloured = image[:, :, ::-1] if image.ndim == 3 and image.shape[2] == 3 else image
     return cv2.imencode(".jpg", np.ascontiguousarray(coloured), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()

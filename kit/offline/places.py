@@ -95,7 +95,12 @@ def find_competition_data(slug: str, inputs: Path | None = None) -> Path:
 
 def mounted(inputs: Path) -> list[str]:
     """Folders at most three levels below `inputs`, for error messages; at most forty."""
-    found = [str(path.relative_to(inputs)) for depth in ("*", "*/*", "*/*/*") for path in sorted(inputs.glob(depth)) if path.is_dir()]
+    found = [
+        str(path.relative_to(inputs))
+        for depth in ("*", "*/*", "*/*/*")
+        for path in sorted(inputs.glob(depth))
+        if path.is_dir()
+    ]
     return found[:40]
 
 

@@ -60,7 +60,12 @@ def forward(model: nn.Module, task: Task, images: Tensor, views: Sequence[str]) 
 
 
 def predict_batches(
-    model: nn.Module, task: Task, batches: DataLoader, preparation: Preparation, views: Sequence[str], device: torch.device
+    model: nn.Module,
+    task: Task,
+    batches: DataLoader,
+    preparation: Preparation,
+    views: Sequence[str],
+    device: torch.device,
 ) -> Iterator[tuple[list[int], np.ndarray, list[tuple[int, int]]]]:
     """(positions, values, native sizes) batch by batch; values as `forward` gives them, as float32 arrays."""
     model.eval()
@@ -137,7 +142,9 @@ def check_golden(model: nn.Module, member: Member, golden: Golden, task: Task, d
         raise fault
 
 
-def golden_values(model: nn.Module, preparation: Preparation, golden: Golden, task: Task, device: torch.device) -> np.ndarray:
+def golden_values(
+    model: nn.Module, preparation: Preparation, golden: Golden, task: Task, device: torch.device
+) -> np.ndarray:
     """N x C: activated outputs for the golden inputs, dense ones averaged over the map."""
     said = forward(model, task, golden_inputs(golden, preparation).to(device), ("identity",)).cpu().numpy()
     return said.reshape(*said.shape[:2], -1).mean(axis=2)
@@ -162,7 +169,15 @@ def predict_member(
     samples = EvaluationSamples(own, frame, FileSources(own, data, member.preparation), member.preparation)
     columns = own.task.outputs(dict(member.learned))
     predictions = predict_samples(
-        model, own, frame, evaluation_batches(samples, BATCH_SIZE), member.preparation, member.views, columns, device, scratch / member.file
+        model,
+        own,
+        frame,
+        evaluation_batches(samples, BATCH_SIZE),
+        member.preparation,
+        member.views,
+        columns,
+        device,
+        scratch / member.file,
     )
     gallery = Gallery.load(bundle / member.gallery) if member.gallery else None
     part = part_of(own, frame, predictions, gallery)

@@ -31,7 +31,11 @@ class Predictions:
         ids = np.asarray(self.ids, dtype=str).reshape(-1)
         values = np.asarray(self.values, dtype=np.float32)
         if values.ndim != 2 or values.shape != (len(ids), len(self.columns)):
-            raise DataError(f"values of shape {(len(ids), len(self.columns))}", str(values.shape), "one row per id, one column per name")
+            raise DataError(
+                f"values of shape {(len(ids), len(self.columns))}",
+                str(values.shape),
+                "one row per id, one column per name",
+            )
         _require_unique(ids)
         object.__setattr__(self, "ids", ids)
         object.__setattr__(self, "values", values)
@@ -49,7 +53,9 @@ class Predictions:
         wanted = np.asarray(list(ids), dtype=str)
         at = pd.Index(self.ids).get_indexer(pd.Index(wanted))
         if (at < 0).any():
-            raise DataError("a prediction for every id", f"none for {examples(wanted[at < 0].tolist())}", "predict those ids first")
+            raise DataError(
+                "a prediction for every id", f"none for {examples(wanted[at < 0].tolist())}", "predict those ids first"
+            )
         return type(self)(wanted, self.values[at], self.columns)
 
     def only(self, ids: Iterable[str]) -> Self:
@@ -136,7 +142,9 @@ class Map:
         """C x height x width: the values at native size, bilinear."""
         if self.values.shape[1:] == (self.height, self.width):
             return self.values
-        return np.stack([cv2.resize(channel, (self.width, self.height), interpolation=cv2.INTER_LINEAR) for channel in self.values])
+        return np.stack(
+            [cv2.resize(channel, (self.width, self.height), interpolation=cv2.INTER_LINEAR) for channel in self.values]
+        )
 
 
 class Maps:
@@ -183,7 +191,10 @@ class Maps:
     def blend(cls, parts: Sequence[Maps], weights: Sequence[float]) -> Maps:
         """The weighted mean of maps over the same ids; grids of other sizes are brought to the first one's."""
         _require_same_ids(parts, weights)
-        return cls({str(name): _mean_of([(part, str(name)) for part in parts], weights) for name in parts[0].ids}, parts[0].columns)
+        return cls(
+            {str(name): _mean_of([(part, str(name)) for part in parts], weights) for name in parts[0].ids},
+            parts[0].columns,
+        )
 
     def mean_by(self, unit: Mapping[str, str]) -> Maps:
         """Maps averaged by `unit[id]`."""
@@ -279,12 +290,18 @@ def blend(parts: Sequence[Predictions | Maps], weights: Sequence[float]) -> Pred
 def _require_unique(ids: np.ndarray) -> None:
     if len(np.unique(ids)) != len(ids):
         names, counts = np.unique(ids, return_counts=True)
-        raise DataError("every id once", f"repeated: {examples(names[counts > 1].tolist())}", "two parts overlap, or a frame repeats ids")
+        raise DataError(
+            "every id once",
+            f"repeated: {examples(names[counts > 1].tolist())}",
+            "two parts overlap, or a frame repeats ids",
+        )
 
 
 def _require_same_ids(parts: Sequence[Predictions | Maps], weights: Sequence[float]) -> None:
     if len(parts) != len(weights) or not parts or sum(weights) <= 0:
-        raise DataError("a weight per part with a positive sum", f"{len(parts)} parts, weights {list(weights)}", "mend the weights")
+        raise DataError(
+            "a weight per part with a positive sum", f"{len(parts)} parts, weights {list(weights)}", "mend the weights"
+        )
     first = set(parts[0].ids.tolist())
     for part in parts[1:]:
         other = set(part.ids.tolist())

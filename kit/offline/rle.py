@@ -23,7 +23,11 @@ def decode(text: str, height: int, width: int) -> np.ndarray:
         raise DataError("run-lengths: pairs of whole numbers", repr(str(text)[:60]), "mend that row") from None
     starts, lengths = runs[0::2] - 1, runs[1::2]
     if len(runs) % 2 or (starts < 0).any() or (lengths < 0).any() or (starts + lengths > height * width).any():
-        raise DataError(f"run-lengths inside {height} x {width}", repr(str(text)[:60]), "is the mask of another image or transposed?")
+        raise DataError(
+            f"run-lengths inside {height} x {width}",
+            repr(str(text)[:60]),
+            "is the mask of another image or transposed?",
+        )
     flat = np.zeros(height * width, bool)
     for start, length in zip(starts, lengths, strict=True):
         flat[start : start + length] = True

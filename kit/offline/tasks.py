@@ -72,7 +72,9 @@ class Task:
         """Answers from unit predictions, indexed by unit_id."""
         raise DataError("a method decode(predictions, units, learned)", type(self).__name__, "write it in the task")
 
-    def tune(self, predictions: Predictions | Maps, units: pd.DataFrame, score: Callable[[Learned], float], learned: Learned) -> Learned:
+    def tune(
+        self, predictions: Predictions | Maps, units: pd.DataFrame, score: Callable[[Learned], float], learned: Learned
+    ) -> Learned:
         """`learned` with decisions fitted on OOF. `score(learned)` decodes, formats and scores; greater is always better there."""
         return learned
 
@@ -165,7 +167,9 @@ class Multiclass(Task):
     def truth(self, units: pd.DataFrame, learned: Learned, gallery: Gallery | None = None) -> pd.DataFrame:
         if self.answer == "label":
             return units[[self.column]]
-        return pd.DataFrame(_one_hot(units[self.column], learned["classes"]), index=units.index, columns=learned["classes"])
+        return pd.DataFrame(
+            _one_hot(units[self.column], learned["classes"]), index=units.index, columns=learned["classes"]
+        )
 
     def decode(
         self, predictions: Predictions | Maps, units: pd.DataFrame, learned: Learned, gallery: Gallery | None = None
@@ -211,13 +215,19 @@ class Binary(Task):
         return targets * (1 - amount) + amount / 2
 
     def loss(self, outputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-        return weighted_mean(F.binary_cross_entropy_with_logits(outputs.float(), targets, reduction="none").mean(dim=1), weight)
+        return weighted_mean(
+            F.binary_cross_entropy_with_logits(outputs.float(), targets, reduction="none").mean(dim=1), weight
+        )
 
     def activate(self, outputs: Tensor) -> Tensor:
         return outputs.float().sigmoid()
 
     def truth(self, units: pd.DataFrame, learned: Learned, gallery: Gallery | None = None) -> pd.DataFrame:
-        return units[[self.column]] if self.answer == "label" else (units[[self.column]] == self.positive).astype("float64")
+        return (
+            units[[self.column]]
+            if self.answer == "label"
+            else (units[[self.column]] == self.positive).astype("float64")
+        )
 
     def decode(
         self, predictions: Predictions | Maps, units: pd.DataFrame, learned: Learned, gallery: Gallery | None = None
@@ -227,7 +237,9 @@ class Binary(Task):
             return table
         return table.ge(learned["threshold"]).replace({True: self.positive, False: self.negative})
 
-    def tune(self, predictions: Predictions | Maps, units: pd.DataFrame, score: Callable[[Learned], float], learned: Learned) -> Learned:
+    def tune(
+        self, predictions: Predictions | Maps, units: pd.DataFrame, score: Callable[[Learned], float], learned: Learned
+    ) -> Learned:
         if self.answer == "probability":
             return learned
         values = predictions.align(units.index).frame().to_numpy()

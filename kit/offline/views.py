@@ -75,7 +75,9 @@ def view_of(name: str) -> View:
         factor = 0.0
     if not 0.1 <= factor <= 4:
         raise RecipeError(
-            f"a view out of {', '.join(SQUARE)}, or scale0.1 to scale4", repr(name), did_you_mean(name, [*SQUARE, "scale0.75", "scale1.25"])
+            f"a view out of {', '.join(SQUARE)}, or scale0.1 to scale4",
+            repr(name),
+            did_you_mean(name, [*SQUARE, "scale0.75", "scale1.25"]),
         )
     return View(name, lambda x: _rescale(x, factor), _same)
 
