@@ -1,0 +1,183 @@
+"""Folds: made once with scikit-learn's splitters, frozen in a file, never moved again."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+
+from kit.offline.contract import Competition, Folds
+from kit.offline.errors import DataError, FoldError, examples
+from kit.offline.files import write_whole
+from kit.offline.frames import read_table, require_columns
+
+COLUMNS = ["sample_id", "unit_id", "group", "fold", "scored"]
+
+
+def fold_file(folder: Path, scheme: str | None = None) -> Path:
+    """Where the fold table of a competition lies."""
+    return folder / (f"folds-{scheme}.csv" if scheme else "folds.csv")
+
+
+def make_folds(competition: Competition, frame: pd.DataFrame, scheme: str | None = None) -> pd.DataFrame:
+    """A fold table for a checked training frame: sample_id, unit_id, group, fold, scored; rows in order of sample_id.
+
+    Units are split, not samples, and the result does not depend on the order of the rows. Unscored rows go with the scored rows of
+    their group, else to fold -1, which always trains. Raises FoldError where there are more folds than groups.
+    """
+    rule = competition.scheme(scheme)
+    table = _table(competition, frame.sort_values("sample_id", kind="stable"), rule)
+    units = table[table["scored"]].drop_duplicates("unit_id")
+    given = competition.assign_folds(frame)
+    if given is not None:
+        of_unit = dict(zip(frame["unit_id"], given.astype(int), strict=True))
+    else:
+        labels = _labels(frame, rule).reindex(units["unit_id"])
+        of_unit = dict(zip(units["unit_id"], _split(rule, units, labels), strict=True))
+    of_group = {group: of_unit[unit] for group, unit in zip(units["group"], units["unit_id"], strict=True)}
+    fold = table["unit_id"].map(of_unit).fillna(table["group"].map(of_group)).fillna(-1).astype(int)
+    table = table.assign(fold=fold)[COLUMNS].reset_index(drop=True)
+    require_no_leak(table)
+    return table
+
+
+def _table(competition: Competition, frame: pd.DataFrame, rule: Folds) -> pd.DataFrame:
+    group = frame["unit_id"]
+    if rule.group is not None:
+        require_columns(frame, [rule.group], "the training frame, named as the folds' group")
+        group = frame[rule.group]
+        blank = group.isna() | (group.astype(str).str.strip() == "")
+        if blank.any():
+            raise FoldError(
+                f"a group in column {rule.group!r} of every row",
+                f"none for {examples(frame['sample_id'][blank].tolist())}",
+                "give each such row a group of its own",
+            )
+    scored = frame["scored"].astype(bool) if "scored" in frame.columns else True
+    return frame[["sample_id", "unit_id"]].assign(group=group.astype(str), scored=scored)
+
+
+def _labels(frame: pd.DataFrame, rule: Folds) -> pd.Series:
+    """One text per unit to stratify by."""
+    columns = (
+        [] if rule.stratify is None else [rule.stratify] if isinstance(rule.stratify, str) else list(rule.stratify)
+    )
+    require_columns(frame, columns, "the training frame, named to stratify folds by")
+    first = frame.drop_duplicates("unit_id").set_index("unit_id")
+    return first[columns].astype(str).agg("|".join, axis=1) if columns else pd.Series("", index=first.index)
+
+
+def _split(rule: Folds, units: pd.DataFrame, labels: pd.Series) -> np.ndarray:
+    groups = units["group"].to_numpy()
+    count = len(set(groups))
+    if rule.n < 2 or count < rule.n:
+        raise FoldError(
+            f"2 to {count} folds: as many as there are groups at most",
+            f"{rule.n} folds",
+            "lower n in the adapter's Folds",
+        )
+    grouped, stratified = count < len(units), bool(rule.stratify)
+    shuffled = {"shuffle": True, "random_state": rule.seed}
+    splitter = {
+        (False, False): KFold,
+        (False, True): StratifiedKFold,
+        (True, False): GroupKFold,
+        (True, True): StratifiedGroupKFold,
+    }[grouped, stratified](rule.n, **shuffled)
+    fold = np.empty(len(units), int)
+    try:
+        for number, (_, held) in enumerate(splitter.split(np.zeros(len(units)), labels, groups)):
+            fold[held] = number
+    except ValueError as error:
+        raise FoldError(
+            f"labels that {rule.n} folds can share", str(error), "lower n, or stratify by fewer columns"
+        ) from None
+    return fold
+
+
+def require_no_leak(table: pd.DataFrame) -> None:
+    """Raise FoldError where a unit or a group stands in two folds, or where unscored rows of a held-out group always train."""
+    for column in ("unit_id", "group"):
+        spans = table.groupby(column)["fold"].nunique()
+        if (spans > 1).any():
+            raise FoldError(
+                f"every {column} in one fold",
+                f"in several: {examples(spans[spans > 1].index.tolist())}",
+                "delete the fold file and run kit folds again, or mend assign_folds",
+            )
+    lost = table[table["scored"] & (table["fold"] < 0)]
+    if len(lost):
+        raise FoldError(
+            "a fold of 0 or more for every scored row",
+            f"-1 for {examples(lost['sample_id'].tolist())}",
+            "mend assign_folds",
+        )
+
+
+def extend_folds(
+    competition: Competition, frame: pd.DataFrame, table: pd.DataFrame, scheme: str | None = None
+) -> pd.DataFrame:
+    """The table with rows for the samples it lacks; no row moves. New rows join their group's fold, new groups the smallest fold."""
+    rule = competition.scheme(scheme)
+    fresh = _table(competition, frame[~frame["sample_id"].isin(table["sample_id"])].sort_values("sample_id"), rule)
+    of_group = dict(zip(table["group"], table["fold"], strict=True))
+    sizes = table[table["scored"]]["fold"].value_counts().reindex(range(rule.n), fill_value=0)
+    for group, rows in fresh.groupby("group"):
+        if group not in of_group:
+            of_group[group] = int(sizes.idxmin()) if rows["scored"].any() else -1
+        if of_group[group] >= 0:
+            sizes[of_group[group]] += int(rows["scored"].sum())
+    extended = pd.concat([table, fresh.assign(fold=fresh["group"].map(of_group))[COLUMNS]], ignore_index=True)
+    require_no_leak(extended)
+    return extended
+
+
+def save_folds(table: pd.DataFrame, path: Path) -> None:
+    """Freeze a fold table."""
+    write_whole(path, _csv(table))
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return table[COLUMNS].to_csv(index=False, lineterminator="\n").encode()
+
+
+def load_folds(path: Path) -> pd.DataFrame:
+    """A frozen fold table, checked for leaks."""
+    text = read_table(path, COLUMNS)
+    try:
+        table = text.assign(
+            fold=text["fold"].astype(int), scored=text["scored"].map({"True": True, "False": False}).astype(bool)
+        )
+    except ValueError:
+        raise DataError(
+            f"whole numbers in column 'fold' of {path}", "other texts", "restore the file from git"
+        ) from None
+    require_no_leak(table)
+    return table
+
+
+def fold_hash(table: pd.DataFrame) -> str:
+    """SHA-256 of the table's rows, whatever their order."""
+    return hashlib.sha256(_csv(table.sort_values("sample_id", kind="stable"))).hexdigest()
+
+
+def with_folds(frame: pd.DataFrame, table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The frame with its fold numbers, joined by id. Raises FoldError where frame and table hold other ids."""
+    known, seen = set(table["sample_id"]), set(frame["sample_id"])
+    if known != seen:
+        raise FoldError(
+            f"{path} to hold the {len(seen)} sample_ids of the training frame",
+            f"{len(seen - known)} not in the file ({examples(sorted(seen - known))}), {len(known - seen)} only in the file ({examples(sorted(known - seen))})",
+            "new rows: kit folds NAME --extend. Rows that are gone: restore the data, or delete the file and every run made with it",
+        )
+    return frame.assign(fold=frame["sample_id"].map(dict(zip(table["sample_id"], table["fold"], strict=True))))
+
+
+def split(frame: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(rows that train when `fold` is held out, scored rows of that fold) of a frame with fold numbers."""
+    held = frame["fold"] == fold
+    scored = frame["scored"].astype(bool) if "scored" in frame.columns else pd.Series(True, index=frame.index)
+    return frame[~held].reset_index(drop=True), frame[held & scored].reset_index(drop=True)

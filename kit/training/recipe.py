@@ -1,0 +1,236 @@
+"""A recipe: every choice of the competitor, flat, frozen and validated. Variants by `dataclasses.replace`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from kit.offline.errors import NotFound, RecipeError, did_you_mean
+from kit.offline.places import has_module, load_module
+from kit.offline.tasks import Task, settings_of
+from kit.offline.views import view_of
+from kit.training import augment as presets
+from kit.training.augment import Augment
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+class Recipe:
+    """One way to train. A misspelt field is an error; `kit train --set field=value` overrides one for a run."""
+
+    backbone: str = "resnet18.a1_in1k"
+    """timm name, with its pretrained tag if it has one. The first thing to swap."""
+    pretrained: bool | str = True
+    """True: timm's hub or its cache. A path below home: a safetensors file or a folder of save_for_hf. False: from scratch."""
+
+    image_size: int | tuple[int, int] = 224
+    """Network input in pixels: a side, or height and width."""
+    cache_size: Count | None = None
+    """Shorter side of cached images in pixels: read once at that size. None keeps the native size."""
+    cache: Literal["raw", "jpeg", "off"] = "raw"
+    """How decoded sources are kept: as they are, as JPEG of quality 95 (a tenth of the disk, 8-bit only), or not at all."""
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
+    """How an image meets the input size in evaluation. Stretch keeps everything; pad keeps the aspect; crop keeps the centre."""
+    read: Mapping[str, Any] = field(default_factory=dict)
+    """Settings handed to the adapter's read and cut (mel bands, windows, channels)."""
+    task: Task | None = None
+    """Another task over the competition's columns (another loss or head); members still blend."""
+
+    epochs: Count = 10
+    """Passes over the training rows. Long cosine schedules win: train longer before you change the model."""
+    batch_size: Count = 32
+    """Images a step."""
+    accumulate: Count = 1
+    """Steps per update; batch_size x accumulate is the effective batch."""
+    repeats: Count = 1
+    """Repeated augmentation: each epoch shows 1/repeats of the rows, each that often."""
+    optimizer: str = "adamw"
+    """A name that timm.optim knows."""
+    lr: Positive = 3e-4
+    """Peak learning rate at this batch size. AdamW on convolutional networks: 3e-4 x sqrt(batch / 64) is a start."""
+    head_lr_scale: Positive = 1.0
+    """The head's learning rate over the backbone's; 10 is common for fine-tuning."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Learning-rate factor per layer towards the input; 0.65 to 0.75 for pretrained ViTs."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    """Decay of weights; norms and biases are exempt."""
+    schedule: Literal["cosine", "step", "poly", "tanh"] = "cosine"
+    """A timm schedule, stepped on every update."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    """Linear warm-up from a hundredth of lr, within `epochs`."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the moving average of weights that is then evaluated and shipped; warmed up. None: no average."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a target spread over all classes."""
+    clip_grad: Positive | None = None
+    """Largest global norm of gradients."""
+    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the head."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth."""
+
+    augment: Augment = presets.photo
+    """A function: size (height, width) -> albumentations Compose."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of Mixup; 0 is off."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of CutMix; 0 is off. With both, each batch takes one by the toss of a coin."""
+    erasing: Fraction = 0.0
+    """Chance that a rectangle becomes noise, pixel by pixel, which keeps the statistics that batch-norm sees."""
+
+    tta: tuple[str, ...] = ("identity",)
+    """Views averaged in evaluation; see kit.offline.views."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Arithmetic of training: auto is bf16 on GPUs that really have it, fp16 on older ones, fp32 on the CPU."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Loader processes; None chooses by the cores."""
+    seed: int = 0
+    """Changes every draw: initial weights, order, augmentation."""
+    keep: Literal["last", "best"] = "last"
+    """Which epoch's weights stay. "best" is chosen on the rows that score it, so the score flatters; runs say so."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail late."""
+        for name in self.tta:
+            view_of(name)
+        if not self.tta:
+            raise RecipeError("at least one view in tta", "none", 'use tta=("identity",)')
+        if min(self.size) < 8:
+            raise RecipeError("an image_size of at least 8 pixels", str(self.image_size), "mend the recipe")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Input height and width in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+
+FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}  # type: ignore[arg-type]
+
+
+def load_recipes(folder: Path) -> dict[str, Recipe]:
+    """Every module-level Recipe of `folder/recipes.py`, by its name. Raises RecipeError with the nearest field for a misspelt one."""
+    if not has_module(folder, "recipes"):
+        raise NotFound(
+            f"recipes in {folder / 'recipes.py'}", "no such file", "write one; see competitions/cassava/recipes.py"
+        )
+    try:
+        module = load_module(folder, "recipes")
+    except (ValidationError, TypeError) as error:
+        raise _explained(error, folder / "recipes.py") from None
+    return {
+        name: value for name, value in vars(module).items() if isinstance(value, Recipe) and not name.startswith("_")
+    }
+
+
+def find_recipe(folder: Path, name: str) -> Recipe:
+    """The recipe `name`. Raises NotFound with the nearest name."""
+    recipes = load_recipes(folder)
+    if name not in recipes:
+        raise NotFound(
+            f"a recipe {name!r} in {folder / 'recipes.py'}",
+            f"recipes: {', '.join(sorted(recipes)) or 'none'}",
+            did_you_mean(name, recipes),
+        )
+    return recipes[name]
+
+
+def override(recipe: Recipe, settings: list[str]) -> Recipe:
+    """The recipe with `field=value` texts applied, each converted to the field's type. Raises RecipeError with the nearest field.
+
+    Lists are comma-separated (tta=identity,hflip), mappings are JSON, "none" is None, augment takes the name of a preset.
+    """
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        name = name.strip()
+        if not equals or name not in FIELDS:
+            raise RecipeError("--set field=value with a field of Recipe", repr(setting), did_you_mean(name, FIELDS))
+        changes[name] = _parsed(name, text.strip())
+    try:
+        return dataclasses.replace(recipe, **changes)  # type: ignore[type-var]
+    except ValidationError as error:
+        raise _explained(error, "--set") from None
+
+
+def _parsed(name: str, text: str) -> Any:
+    if name == "task":
+        raise RecipeError("--set of a plain value", "task is an object", "write a recipe in recipes.py")
+    if name == "augment":
+        if text not in presets.PRESETS:
+            raise RecipeError(
+                f"a preset of kit.training.augment: {', '.join(presets.PRESETS)}",
+                repr(text),
+                did_you_mean(text, presets.PRESETS),
+            )
+        return presets.PRESETS[text]
+    hint = typing.get_type_hints(Recipe, include_extras=True)[name]
+    value: Any = text
+    if name == "read":
+        value = json.loads(text) if text.startswith("{") else text
+    elif text.lower() == "none" and type(None) in typing.get_args(hint):
+        return None
+    elif _takes_tuple(hint) and ("," in text or name == "tta"):
+        value = [part.strip() for part in text.split(",") if part.strip()]
+    elif text.lower() in ("true", "false") and hint == bool | str:
+        return text.lower() == "true"
+    try:
+        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        reasons = "; ".join(sorted({item["msg"] for item in error.errors()}))
+        raise RecipeError(
+            f"--set {name}= with a value of type {_readable(hint)}", f"{text!r}: {reasons}", "mend the value"
+        ) from None
+
+
+def _takes_tuple(hint: Any) -> bool:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return any(typing.get_origin(kind) is tuple for kind in kinds)
+
+
+def _readable(hint: Any) -> str:
+    return re.sub(r"(typing\.|Annotated\[|, FieldInfo\([^]]*\]|<class '|'>)", "", str(hint))
+
+
+def _explained(error: Exception, where: object) -> RecipeError:
+    """A RecipeError out of pydantic's or dataclasses' complaint, with the nearest field for an unknown one."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "?"
+        if name in FIELDS:
+            return RecipeError(
+                f"a valid {name} in {where}", f"{first.get('input')!r}: {first['msg']}", "mend the recipe"
+            )
+    else:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if not unknown:
+            raise error
+        name = unknown.group(1)
+    return RecipeError(f"fields of Recipe in {where}", f"an unknown field {name!r}", did_you_mean(name, FIELDS))
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON holds it: functions by name, the task by its settings."""
+    return {name: _plain(getattr(recipe, name)) for name in FIELDS}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Task):
+        return settings_of(value)
+    if isinstance(value, Callable):  # type: ignore[arg-type]
+        return f"{value.__module__.removeprefix('kit.training.')}.{value.__qualname__}"
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
