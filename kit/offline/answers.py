@@ -1,4 +1,4 @@
-"""The one road from predictions, and from truth, to host tables and a score. OOF, blends, home and notebook all take it."""
+"""The one road from predictions, and from truth, to host tables and a score: OOF, blends, home and notebook take it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kit.offline.tasks import Learned, Task
 
 @dataclass(frozen=True)
 class Part:
-    """Unit predictions of one fold's model (or a blend of such), with the gallery that labels are known from, if any."""
+    """Unit predictions of one fold's model (or a blend), with the gallery that labels are known from, if any."""
 
     predictions: Predictions | Maps
     gallery: Gallery | None = None
@@ -27,9 +27,10 @@ class Part:
 def part_of(
     competition: Competition, frame: pd.DataFrame, predictions: Predictions | Maps, gallery: Gallery | None = None
 ) -> Part:
-    """Sample predictions brought to units: compared with the gallery, combined by the adapter. Maps are combined as they are read.
+    """Sample predictions brought to units: compared with the gallery, combined by the adapter.
 
-    Samples that `frame` lacks are left out; a unit counts when the predictions cover all its rows.
+    Samples that `frame` lacks are left out; a unit whose rows are predicted only in part is refused.
+    Maps are combined as they are read.
     """
     rows = frame[frame["sample_id"].isin(predictions.ids)]
     rows = frame[frame["unit_id"].isin(rows["unit_id"])]
@@ -96,13 +97,14 @@ def host_tables(
 def _with_solution_columns(
     competition: Competition, solution: pd.DataFrame, truth: pd.DataFrame, units: pd.DataFrame
 ) -> pd.DataFrame:
-    """The truth table with the adapter's `solution_columns`: by the id column where a row is a unit, else unit by unit."""
+    """The truth table with `solution_columns`: by the id column where a row is a unit, else unit by unit."""
     columns = list(competition.solution_columns)
     if not columns:
         return solution
     for name in solution.columns:
         if len(solution) == len(units) and set(solution[name].astype(str)) == set(units.index):
-            return solution.join(units[columns], on=name)
+            ids = solution[name].astype(str)
+            return solution.assign(**{column: ids.map(units[column]) for column in columns})
     tables = [
         competition.submission(truth.loc[[unit]], units.loc[[unit]]).assign(**units.loc[unit, columns].to_dict())
         for unit in units.index
@@ -138,7 +140,7 @@ def tuned(competition: Competition, frame: pd.DataFrame, parts: Sequence[Part], 
 
 
 def cross_fitted(competition: Competition, frame: pd.DataFrame, parts: Sequence[Part], learned: Learned) -> float:
-    """The pooled score when each fold's decisions are fitted on the other folds; NaN with a single fold that needs fitting."""
+    """The pooled score when each fold's decisions are fitted on the others; NaN with one fold that needs fitting."""
     if type(competition.task).tune is Task.tune:
         return score_of(competition, frame, parts, learned)
     if len(parts) < 2:
@@ -150,8 +152,8 @@ def cross_fitted(competition: Competition, frame: pd.DataFrame, parts: Sequence[
 def validate(competition: Competition, frame: pd.DataFrame, data: Path, submission: pd.DataFrame) -> None:
     """Refuse what the host would refuse: wrong columns, ids that are missing, extra or repeated, cells without a value.
 
-    The ids are those of the sample submission, unless it is a placeholder without rows or `Competition.sample` is None: then those
-    of the units. Raises SubmissionError.
+    The ids are those of the sample submission. Where that is a placeholder without rows, or `Competition.sample` is
+    None, they are those of the units, if the host's ids are unit ids at all. Raises SubmissionError.
     """
     if submission.isna().any(axis=None):
         bad = submission[submission.isna().any(axis=1)].iloc[:, 0]
@@ -167,28 +169,31 @@ def validate(competition: Competition, frame: pd.DataFrame, data: Path, submissi
             "finite numbers in the submission", f"others in the rows of {examples(bad.tolist())}", "look at those units"
         )
     sample = read_sample(competition, data)
-    if sample is None:
-        return
-    if list(sample.columns) != list(submission.columns):
+    if sample is not None and list(sample.columns) != list(submission.columns):
         raise SubmissionError(
             f"the columns of {competition.sample}: {list(sample.columns)}",
             str(list(submission.columns)),
             "mend `submission` in the adapter",
         )
-    identity = sample.columns[0]
-    ids, wanted = submission[identity].astype(str), sample[identity].astype(str)
-    if not len(sample) and not len(submission):
-        return
+    ids = submission.iloc[:, 0].astype(str)
+    if sample is not None and len(sample):
+        _require_ids(ids, sample.iloc[:, 0].astype(str), competition.sample)
+    elif ids.isin(frame["unit_id"]).any() or not len(ids):
+        _require_ids(ids.drop_duplicates(), frame["unit_id"].drop_duplicates(), "test_frame")
+
+
+def _require_ids(ids: pd.Series, wanted: pd.Series, source: str | None) -> None:
     if ids.duplicated().any() and not wanted.duplicated().any():
         raise SubmissionError(
-            f"every {identity} once", f"repeated: {examples(ids[ids.duplicated()].tolist())}", "write one row per id"
+            f"every {ids.name} once", f"repeated: {examples(ids[ids.duplicated()].tolist())}", "write one row per id"
         )
     missing, extra = sorted(set(wanted) - set(ids)), sorted(set(ids) - set(wanted))
-    if len(sample) and (missing or extra):
+    if missing or extra:
         raise SubmissionError(
-            f"the {len(wanted)} ids of {competition.sample}",
+            f"the {wanted.nunique()} ids of {source}",
             f"missing: {examples(missing)}; extra: {examples(extra)}",
-            "test_frame must give the units of the mounted test set; set sample = None where the host's sample is a placeholder",
+            "test_frame must give the units of the mounted test set, and `submission` a row for each; "
+            "set sample = None where the host's sample is a placeholder",
         )
 
 

@@ -32,7 +32,7 @@ def source_of(row: Row) -> str:
 
 
 class FileSources:
-    """Sources read from the host's files; the last one is kept, so that tiles and windows in a row read their file once."""
+    """Sources read from the host's files; the last one is kept, so that tiles in a row read their file once."""
 
     def __init__(self, competition: Competition, data: Path, preparation: Preparation):
         self.competition, self.data, self.preparation = competition, data, preparation
@@ -78,8 +78,10 @@ def evaluation_batches(samples: EvaluationSamples, batch_size: int, workers: int
 
 
 def default_workers() -> int:
-    """Loader processes: none on up to two cores, where they take the cores from the network (0.80 to 0.92 of the bare step
-    against 0.94 to 0.97 in process), else all cores but two."""
+    """Loader processes: none on up to two cores, else all cores but two.
+
+    On two cores they take the cores from the network: 0.80 to 0.92 of the bare step, against 0.94 to 0.97 in process.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if cores <= 2 else min(cores - 2, 12)
 

@@ -1,4 +1,4 @@
-"""The contract of a competition: what are the samples, what is the answer, what does the host read, how does the host score."""
+"""The contract of a competition: what the samples are, what the answer is, what the host reads and how it scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from kit.offline.tasks import Task
 class Folds:
     """How rows are split. `group` must be written, even as None: forgetting it is how leaks begin.
 
-    n: number of folds. stratify: label column(s) whose shares the folds keep. group: column whose values never span two folds.
+    n: number of folds. stratify: label column(s) whose shares the folds keep. group: column whose values never span two
+    folds.
     """
 
     n: int
@@ -35,7 +36,10 @@ class Folds:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the host enforces. minutes: the notebook's limit. file: what the host reads. test_rows: size of the hidden test set."""
+    """What the host enforces.
+
+    minutes: the notebook's limit. file: what the host reads. test_rows: size of the hidden test set.
+    """
 
     kind: Literal["notebook", "csv", "server"] = "notebook"
     minutes: int = 540
@@ -73,20 +77,23 @@ class Competition:
     """Where the adapter was loaded from; set by the loader."""
 
     def train_frame(self, data: Path) -> pd.DataFrame:
-        """A row per training sample: `sample_id` (unique text), optional `unit_id`, `path` (relative to `data`), `source`
-        (rows that share it are read once), `weight` (in the loss), `scored` (False: trains, never scored), the task's columns."""
+        """A row per training sample: `sample_id` (unique text) and the task's columns.
+
+        Optional: `unit_id`, `path` (relative to `data`), `source` (rows that share it are read once), `weight` (in the
+        loss), `scored` (False: trains, never scored).
+        """
         raise DataError(
             "a method train_frame(data) in the adapter", type(self).__name__, "write it; see competitions/cassava"
         )
 
     def test_frame(self, data: Path) -> pd.DataFrame:
-        """The same without targets, from what is mounted: the test set on Kaggle differs from the one you downloaded."""
+        """The same without targets, from what is mounted: Kaggle's test set differs from the one you downloaded."""
         raise DataError(
             "a method test_frame(data) in the adapter", type(self).__name__, "write it; see competitions/cassava"
         )
 
     def submission(self, answers: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
-        """Answers and the first frame row of each unit, both indexed by `unit_id`, as the host's table. Formats only."""
+        """Answers and the first frame row of each unit, both indexed by unit_id, as the host's table. Formats only."""
         raise DataError(
             "a method submission(answers, units)", type(self).__name__, "write it; see competitions/cassava"
         )
@@ -102,11 +109,14 @@ class Competition:
         return None
 
     def read(self, row: Row, data: Path, how: Mapping[str, Any]) -> np.ndarray:
-        """The source of a row as an array of any shape: slow, deterministic, cached once. Default: `row.path` as RGB, H x W x 3 uint8."""
+        """The source of a row as an array of any shape: slow, deterministic, cached once.
+
+        Default: `row.path` as RGB, H x W x 3 uint8.
+        """
         return pixels.read_rgb(data, row.path)
 
     def cut(self, array: np.ndarray, row: Row, how: Mapping[str, Any], rng: np.random.Generator | None) -> np.ndarray:
-        """The part of a source that this draw shows: H x W x C, or N x H x W x C for a bag. `rng` None means evaluation."""
+        """The part of a source that this draw shows: H x W x C, or N x H x W x C for a bag. `rng` None: evaluation."""
         return array
 
     def read_target(self, row: Row, data: Path, how: Mapping[str, Any]) -> np.ndarray:
@@ -116,7 +126,10 @@ class Competition:
         )
 
     def combine(self, frame: pd.DataFrame, predictions: Predictions | Maps) -> Predictions | Maps:
-        """Predictions of samples as predictions of units. Treat units one by one: it is called with any whole units. Default: mean."""
+        """Predictions of samples as predictions of units. Default: their mean.
+
+        Treat units one by one: it is called with any whole units.
+        """
         return predictions.mean_by(dict(zip(frame["sample_id"], frame["unit_id"], strict=True)))
 
     def assign_folds(self, frame: pd.DataFrame) -> pd.Series | None:
@@ -126,8 +139,8 @@ class Competition:
     def stage_test(self, rows: pd.DataFrame, data: Path, out: Path) -> None:
         """Write train rows as a host-shaped hidden test set into the empty folder `out`.
 
-        Default: each `path` is copied under its own name into the folder where `data` keeps test files, `test.csv` (if the host has
-        one) gets its columns from `rows`, and the sample submission a constant line per unit.
+        Default: each `path` is copied under its own name into the folder where `data` keeps test files, `test.csv` (if
+        the host has one) gets its columns from `rows`, and the sample submission a constant line per unit.
         """
         host = self.test_frame(data)
         folders = {str(Path(path).parent) for path in host["path"]} if "path" in host.columns else set()
@@ -146,7 +159,7 @@ class Competition:
             self.constant_submission(units_of(rows), data).to_csv(out / self.sample, index=False)
 
     def constant_submission(self, units: pd.DataFrame, data: Path) -> pd.DataFrame:
-        """The host's table with the same answer, that of the first training unit, for each of `units`; none for no units."""
+        """The host's table with one answer, that of the first training unit, for each of `units`; none for no units."""
         frame = checked(self.train_frame(data), "train_frame", self.task.columns)
         first = self.task.truth(units_of(frame).iloc[:1], self.task.learn(frame))
         answers = first.iloc[np.zeros(len(units), int)].set_index(units.index)

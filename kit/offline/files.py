@@ -14,7 +14,7 @@ from kit.offline.errors import RunError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` at `path` so that a reader sees the old file or the new one, never a part, whatever kills the writer.
+    """Write `content` at `path` so that a reader sees the old file or the new one, whatever kills the writer.
 
     Raises RunError where the disk is full; the old file, if any, stays.
     """
@@ -24,7 +24,7 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        aside.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         aside.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,40 +16,38 @@ from kit.offline.errors import DataError, NotFound, did_you_mean, examples
 def read_table(path: Path | str, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Read a host's CSV as text: ids keep their leading zeros, the class "NA" stays "NA", a blank is "".
 
-    `columns` are the ones the caller needs. Raises NotFound for a missing file and DataError for a file that is not UTF-8,
-    has rows of another width than its header, a header twice, or lacks a column. Line numbers count from 1, header included.
+    `columns` are the ones the caller needs. Raises NotFound for a missing file and DataError for a file that is not
+    UTF-8, has unclosed quotes, rows of another width than its header or a column twice, or lacks a column. Line numbers
+    count from 1, header included.
     """
     path = Path(path)
     if not path.is_file():
         raise NotFound(
             f"a table at {path}", "no such file", "put the host's files into the data folder, or pass --data DIR"
         )
+    content = path.read_bytes()
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file)
-            header = next(lines, [])
-            rows, wrong = [], []
-            for row in lines:
-                if not row:
-                    continue
-                (rows if len(row) == len(header) else wrong).append(row)
-                if len(row) != len(header):
-                    wrong[-1] = [f"line {lines.line_num} has {len(row)}"]
+        text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} in UTF-8", f"byte {error.start} is not", "save the file as UTF-8") from None
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path} in UTF-8", f"line {line} is not", "save the file as UTF-8") from None
+    csv.field_size_limit(2**31 - 1)  # run-lengths of large masks exceed the default of 131072 characters
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        numbered = [(lines.line_num, row) for row in lines if row]
+    except csv.Error as error:
+        raise DataError(f"whole CSV fields in {path}", f"line {lines.line_num}: {error}", "mend its quotes") from None
+    header = numbered[0][1] if numbered else []
+    wrong = [f"line {number} has {len(row)}" for number, row in numbered if len(row) != len(header)]
     if wrong:
         raise DataError(
             f"{len(header)} fields on every line of {path}",
-            examples(line[0] for line in wrong).replace("'", ""),
+            examples(wrong).replace("'", ""),
             "quote fields that hold commas, or mend those lines",
         )
     if len(set(header)) != len(header):
         raise DataError(f"every column of {path} once", f"header {header}", "rename the repeated column")
-    frame = (
-        pd.DataFrame(rows, columns=header, dtype=object).astype(str)
-        if rows
-        else pd.DataFrame(columns=header, dtype=str)
-    )
+    frame = pd.DataFrame([row for _, row in numbered[1:]], columns=header, dtype=object).astype(str)
     require_columns(frame, columns, path)
     return frame
 
@@ -71,9 +70,10 @@ def numbers(frame: pd.DataFrame, column: str, where: object = "the frame") -> pd
     bad = ~np.isfinite(values)
     if bad.any():
         names = frame["sample_id"] if "sample_id" in frame.columns else frame.index.to_series()
+        rows = [f"{name}={value!r}" for name, value in zip(names[bad], frame[column][bad], strict=True)]
         raise DataError(
             f"a finite number in every row of column {column!r} of {where}",
-            f"{int(bad.sum())} rows without: {examples(f'{n}={v!r}' for n, v in zip(names[bad], frame[column][bad], strict=True))}",
+            f"{len(rows)} rows without: {examples(rows)}",
             "mend or drop those rows",
         )
     return values
@@ -115,7 +115,7 @@ def checked(frame: pd.DataFrame, where: str, columns: Iterable[str] = ()) -> pd.
 def _require_text_ids(ids: pd.Series, column: str, where: str) -> None:
     bad = ids.map(lambda value: not isinstance(value, str) or not value.strip())
     if bad.any():
-        found = [f"row {row + 1}: {value!r}" for row, value in ids[bad].items()]
+        found = [f"row {row}: {value!r}" for row, (value, wrong) in enumerate(zip(ids, bad, strict=True), 1) if wrong]
         raise DataError(
             f"text in {column} of every row of {where}",
             examples(found).replace('"', ""),

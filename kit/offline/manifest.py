@@ -1,4 +1,4 @@
-"""The manifest beside the weights: how to feed them, how to read them, what they answered at home, and every file's hash."""
+"""The manifest beside the weights: how to feed and read them, what they answered at home, and every file's hash."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ BESIDE = ("dataset-metadata.json",)
 
 @dataclass(frozen=True)
 class Member:
-    """One set of weights. run, fold: where it comes from. weight: its share of the blend. task: settings, as `tasks.settings_of`.
+    """One set of weights.
 
-    quantiles: C x Q reference distribution of its run's OOF where the blend averages ranks, else None. golden: N x C activated
-    outputs for the golden inputs, without views. gallery: file of a retrieval task's gallery.
+    run, fold: where it comes from. weight: its share of the blend. task: settings, as `tasks.settings_of`.
+    quantiles: C x Q reference distribution of its run's OOF where the blend averages ranks, else None.
+    golden: N x C activated outputs for the golden inputs, without views. gallery: file of a retrieval task's gallery.
     """
 
     file: str
@@ -81,8 +82,8 @@ class Manifest:
 def open_bundle(folder: Path, sha256: str | None = None) -> Manifest:
     """The manifest of a bundle, after every file was compared with it; nothing else is parsed before that.
 
-    sha256: what the manifest itself must hash to (the notebook carries it). Raises BundleError for a manifest that is missing or
-    changed, and for files that are missing, extra or changed.
+    sha256: what the manifest itself must hash to (the notebook carries it). Raises BundleError for a manifest that is
+    missing or changed, and for files that are missing, extra or changed.
     """
     path = Path(folder) / FILE
     if not path.is_file():
@@ -98,21 +99,21 @@ def open_bundle(folder: Path, sha256: str | None = None) -> Manifest:
         )
     try:
         raw = json.loads(content)
+        if raw["schema"] != SCHEMA:
+            raise BundleError(
+                f"a manifest of schema {SCHEMA}", str(raw["schema"]), "run kit bundle again with this version of kit"
+            )
         files = {str(name): (str(entry["sha256"]), int(entry["size"])) for name, entry in raw["files"].items()}
+        verify_files(Path(folder), files)
+        return _manifest(raw)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(
             f"a readable manifest in {path}", f"{type(error).__name__}: {error}", "run kit bundle again"
         ) from None
-    if raw.get("schema") != SCHEMA:
-        raise BundleError(
-            f"a manifest of schema {SCHEMA}", str(raw.get("schema")), "run kit bundle again with this version of kit"
-        )
-    verify_files(Path(folder), files)
-    return _manifest(raw)
 
 
 def verify_files(folder: Path, files: Mapping[str, tuple[str, int]]) -> None:
-    """Compare a folder with {name: (sha256, size)}: all or nothing. Raises BundleError naming the first few that differ."""
+    """Compare a folder with {name: (sha256, size)}: all or nothing. Raises BundleError naming what differs."""
     there = {path.name for path in folder.iterdir()} - {FILE, *BESIDE}
     missing, extra = sorted(set(files) - there), sorted(there - set(files))
     if missing or extra:
@@ -123,7 +124,7 @@ def verify_files(folder: Path, files: Mapping[str, tuple[str, int]]) -> None:
         )
     for name, (sha256, size) in sorted(files.items()):
         path = folder / name
-        if not path.is_file() or path.is_symlink() and not path.resolve().is_file():
+        if not path.is_file():
             raise BundleError(f"a plain file {path}", "something else", "run kit bundle again")
         found = sha256_of(path) if path.stat().st_size == size else f"{path.stat().st_size} bytes instead of {size}"
         if found != sha256:
@@ -144,7 +145,7 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
 
 def _member(raw: dict[str, Any]) -> Member:
     spec = ModelSpec(**{**raw["spec"], "size": tuple(raw["spec"]["size"])})
-    preparation = {
+    preparation: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in raw["preparation"].items()
     }
     return Member(**{**raw, "spec": spec, "preparation": Preparation(**preparation), "views": tuple(raw["views"])})

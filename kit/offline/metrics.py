@@ -25,20 +25,19 @@ def match(
                 raise SubmissionError(
                     f"a column {column!r} in the {name}", f"columns {list(table.columns)}", "write the host's columns"
                 )
-        repeated = table[by][table[by].duplicated()]
-        if len(repeated):
-            raise SubmissionError(
-                f"every {by} of the {name} once", f"repeated: {examples(repeated.tolist())}", "write one row per id"
-            )
-        indexed = table.set_index(table[by].astype(str))[list(columns)]
-        empty = indexed.isna().any(axis=1)
+        ids = table[by].astype(str)
+        empty = table[[by, *columns]].isna().any(axis=1)
         if empty.any():
             raise SubmissionError(
-                f"a value in every row of the {name}",
-                f"none for {examples(indexed.index[empty].tolist())}",
-                "fill those rows",
+                f"a value in every row of the {name}", f"none for {examples(ids[empty].tolist())}", "fill those rows"
             )
-        tables.append(indexed)
+        if ids.duplicated().any():
+            raise SubmissionError(
+                f"every {by} of the {name} once",
+                f"repeated: {examples(ids[ids.duplicated()].tolist())}",
+                "write one row per id",
+            )
+        tables.append(table[list(columns)].set_axis(pd.Index(ids), axis=0))
     truth, said = tables
     missing, extra = truth.index.difference(said.index), said.index.difference(truth.index)
     if len(missing) or len(extra):
@@ -57,7 +56,7 @@ def accuracy(solution: pd.DataFrame, submission: pd.DataFrame, by: str, column: 
 
 
 def roc_auc(solution: pd.DataFrame, submission: pd.DataFrame, by: str, column: str) -> float:
-    """Area under the ROC curve of one column. NaN where the truth has a single class. Source: scikit-learn `roc_auc_score`."""
+    """Area under one column's ROC curve; NaN where the truth has one class. Source: scikit-learn `roc_auc_score`."""
     truth, said = match(solution, submission, by, [column])
     labels = truth[column].astype(float)
     return float(roc_auc_score(labels, said[column].astype(float))) if labels.nunique() == 2 else float(np.nan)

@@ -12,6 +12,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from torch import nn
@@ -25,8 +26,8 @@ from kit.offline.places import has_module, load_module
 class ModelSpec:
     """What rebuilds a network without its training code.
 
-    backbone: timm architecture, its pretrained tag left away. outputs: size of the head. channels: of the input. size: input height
-    and width in pixels. head: the task's kind of head. arguments: further timm arguments.
+    backbone: timm architecture, its pretrained tag left away. outputs: size of the head. channels: of the input.
+    size: input height and width in pixels. head: the task's kind of head. arguments: further timm arguments.
     """
 
     backbone: str
@@ -50,7 +51,7 @@ class InputConfig:
 
 
 def build_model(spec: ModelSpec, competition: Competition) -> nn.Module:
-    """An untrained network: `build(spec, task)` of the competition's model.py where there is one, else timm with a linear head."""
+    """An untrained network: `build(spec, task)` of the competition's model.py, if any, else timm with a linear head."""
     if competition.folder is not None and has_module(competition.folder, "model"):
         return load_module(competition.folder, "model").build(spec, competition.task)
     if spec.head != "linear":
@@ -61,7 +62,7 @@ def build_model(spec: ModelSpec, competition: Competition) -> nn.Module:
 
 
 def create_backbone(spec: ModelSpec, **more: Any) -> nn.Module:
-    """`timm.create_model` for a spec; `more` overrides its arguments. Never downloads unless `pretrained` is among them."""
+    """`timm.create_model` for a spec; `more` overrides its arguments. Downloads only if `pretrained` is among them."""
     arguments: dict[str, Any] = {
         "num_classes": spec.outputs,
         "in_chans": spec.channels,
@@ -85,7 +86,7 @@ def create_backbone(spec: ModelSpec, **more: Any) -> nn.Module:
 
 
 def require_backbone(name: str) -> str:
-    """The timm name, if timm has it; models by URL or hub address are refused. Raises RecipeError with the nearest name."""
+    """The timm name, if timm has it; URLs and hub addresses are refused. Raises RecipeError with the nearest name."""
     if not timm.is_model(name):
         raise RecipeError(
             f"a timm model named {name!r}",
@@ -95,11 +96,14 @@ def require_backbone(name: str) -> str:
     return name
 
 
-def input_config(backbone: str, channels: int, pretrained: bool | str) -> InputConfig:
-    """mean, std and interpolation that the backbone's weights were trained with; repeated cyclically for other channel counts."""
+def input_config(backbone: str, channels: int, pretrained: bool | str, home: Path | None = None) -> InputConfig:
+    """mean, std and interpolation that the backbone's weights were trained with.
+
+    mean and std repeat cyclically for other channel counts. pretrained, home: as in `load_pretrained`.
+    """
     overlay = {}
-    if isinstance(pretrained, str) and Path(pretrained).is_dir():
-        config = _folder_config(Path(pretrained))
+    if isinstance(pretrained, str) and (folder := (home or Path()) / pretrained).is_dir():
+        config = _folder_config(folder)
         overlay = {name: config[name] for name in ("mean", "std", "interpolation", "license") if name in config}
     cfg = timm.get_pretrained_cfg(backbone)
     plain = {**(cfg.to_dict() if cfg else {}), **overlay}
@@ -127,13 +131,20 @@ def _folder_config(folder: Path) -> dict[str, Any]:
 def load_pretrained(model: nn.Module, spec: ModelSpec, pretrained: bool | str, home: Path) -> None:
     """Fill the backbone's parameters with pretrained weights; the head keeps its own where the sizes differ.
 
-    pretrained: True (timm's hub or its cache), or a path, absolute or below `home`: a safetensors file or a folder made by timm's
-    save_for_hf. Raises WeightsError at once where they cannot be had; there is no silent fallback to random weights.
+    pretrained: True (timm's hub or its cache), or a path, absolute or below `home`: a safetensors file or a folder made
+    by timm's save_for_hf. Raises WeightsError at once where they cannot be had, never falls back to random weights.
     """
     if pretrained is False:
         return
-    source = create_backbone(spec, **_pretrained_arguments(spec.backbone, pretrained, home))
-    weights = source.state_dict()
+    arguments = _pretrained_arguments(spec.backbone, pretrained, home)
+    try:
+        weights = create_backbone(spec, **arguments).state_dict()
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(
+            f"weights of {spec.backbone} from pretrained={pretrained!r}",
+            f"{type(error).__name__}: {str(error)[:300]}",
+            "name the weights of this very backbone, download them again, or set pretrained=False",
+        ) from None
     own = model.state_dict()
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     if not fitting:
@@ -149,8 +160,7 @@ def _pretrained_arguments(backbone: str, pretrained: bool | str, home: Path) -> 
     if pretrained is True:
         _require_hub(backbone, home)
         return {"pretrained": True}
-    path = Path(str(pretrained))
-    path = path if path.is_absolute() else home / path
+    path = home / str(pretrained)
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise WeightsError(
@@ -168,7 +178,10 @@ def _pretrained_arguments(backbone: str, pretrained: bool | str, home: Path) -> 
 
 
 def _require_hub(backbone: str, home: Path) -> None:
-    """Raise WeightsError unless the weights are in the hub's cache or the hub answers within three seconds (timm retries for a minute)."""
+    """Raise WeightsError unless the weights are cached or the hub answers within three seconds.
+
+    timm itself would retry for a minute.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     cfg = timm.get_pretrained_cfg(backbone)
@@ -189,7 +202,8 @@ def _require_hub(backbone: str, home: Path) -> None:
     raise WeightsError(
         f"the pretrained weights {repository}, in the hub's cache or from huggingface.co",
         "not cached, and the hub cannot be reached",
-        f"put its model.safetensors at {place} and set pretrained={str(place.relative_to(home))!r}, or set pretrained=False",
+        f"put its model.safetensors at {place} and set pretrained={str(place.relative_to(home))!r}, "
+        "or set pretrained=False",
     )
 
 
@@ -197,7 +211,7 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
     """Load trained weights, strictly: every name and shape must fit. Raises WeightsError."""
     try:
         model.load_state_dict(load_file(path), strict=True)
-    except Exception as error:  # safetensors and torch raise several kinds; each means the same to the user
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise WeightsError(
             f"the weights of this very network in {path}",
             f"{type(error).__name__}: {str(error)[:300]}",
@@ -217,7 +231,7 @@ def inference_spec(spec: ModelSpec) -> ModelSpec:
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The named device; else a GPU that passes one real operation (a P100 reports CUDA and then fails), else the CPU."""
+    """The named device; else a GPU that passes one operation (a P100 reports CUDA and then fails), else the CPU."""
     if name:
         return torch.device(name)
     if torch.cuda.is_available():

@@ -1,11 +1,12 @@
 """Pixels: one strict way from a file to a network's input, the same at home and on Kaggle.
 
-A file is read (`read_rgb` or the adapter's `read`), brought to its cached form (`Preparation.store`), cut by the adapter, fitted to
-the input size (`Preparation.fit_size`) and, on the device, scaled and normalised (`Preparation.to_input`).
+A file is read (`read_rgb` or the adapter's `read`), brought to its cached form (`Preparation.store`), cut by the
+adapter, fitted to the input size (`Preparation.fit_size`) and, on the device, normalised (`Preparation.to_input`).
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,15 +24,18 @@ from kit.offline.errors import DataError, ImageError
 MAX_PIXELS = 100_000_000
 """Images with more pixels are refused from their header: a 48 KB PNG can hold 400 million (2.3 GB decoded)."""
 MODES_16_BIT = ("I", "I;16", "I;16B", "I;16L", "F")
+RAW_16_BIT = re.compile(r"\W*(L|RGB|CMYK)\w*;16")
+"""Pillow's raw modes of 16-bit colour, which it would cut to 8 bits without a word."""
+CV2_DTYPES = (np.uint8, np.uint16, np.int16, np.float32)
 JPEG_QUALITY = 95
 
 
 def read_rgb(data: Path, name: str) -> np.ndarray:
     """`data/name` as H x W x 3 uint8 RGB.
 
-    Strict: a truncated or damaged file raises ImageError, where OpenCV would return grey. EXIF orientation is applied. Transparency
-    is composed on white, CMYK and palettes are converted, of animations the first frame is taken. 16-bit images are refused: how
-    they are scaled is a decision that the adapter's `read` must take.
+    Strict: a truncated or damaged file raises ImageError, where OpenCV would return grey. EXIF orientation is applied.
+    Transparency is composed on white, CMYK and palettes are converted, of animations the first frame is taken. 16-bit
+    images are refused: how they are scaled is a decision that the adapter's `read` must take.
     """
     path = data / name
     try:
@@ -44,7 +48,7 @@ def read_rgb(data: Path, name: str) -> np.ndarray:
                         f"{image.width} x {image.height} pixels",
                         f"override read in the adapter for images over {MAX_PIXELS} pixels",
                     )
-                if image.mode in MODES_16_BIT:
+                if image.mode in MODES_16_BIT or any(RAW_16_BIT.match(str(tile[3])) for tile in image.tile):
                     raise _bad(
                         path,
                         f"a 16-bit or float image (mode {image.mode})",
@@ -78,9 +82,10 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 class Preparation:
     """Every step from a file to the network's input. Travels in the manifest; training and inference both execute it.
 
-    how: handed to the adapter's `read` and `cut`. cache_size: the shorter side of a cached image in pixels (never enlarged), None keeps
-    it. jpeg: the cached form went through JPEG, so inference does too. size: input height and width. fit: "stretch" to the size,
-    "pad" (whole image, grey border), "crop" (centre). interpolation: of timm's model config. mean, std: per channel, of values in 0..1.
+    how: handed to the adapter's `read` and `cut`. cache_size: the shorter side of a cached image in pixels (never
+    enlarged), None keeps it. jpeg: the cached form went through JPEG, so inference does too. size: input height and
+    width. fit: "stretch" to the size, "pad" (whole image, grey border), "crop" (centre). interpolation: of timm's model
+    config. mean, std: per channel, of values in 0..1.
     """
 
     size: tuple[int, int]
@@ -116,7 +121,10 @@ class Preparation:
         return out
 
     def unfit(self, values: np.ndarray, height: int, width: int) -> np.ndarray:
-        """C x h x w values on the network's grid -> C x h' x w' over the whole native area: padding is cut off, what a crop left out is 0."""
+        """C x h x w values on the network's grid -> C x h' x w' over the whole native area.
+
+        Padding is cut off; what a crop left out is 0. height, width: the native size.
+        """
         if self.fit == "stretch":
             return values
         inner, (top, left) = self._placed(height, width)
@@ -134,7 +142,7 @@ class Preparation:
         return out
 
     def to_input(self, batch: Tensor) -> Tensor:
-        """N x H x W x C (or N x B x H x W x C) of any cached dtype, on the device -> float32, channels first, normalised."""
+        """N x H x W x C (or N x B x H x W x C) of any cached dtype -> normalised float32, channels first."""
         scale = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.int16: 32767.0}.get(batch.dtype, 1.0)
         mean = torch.tensor(self.mean, device=batch.device) * scale
         std = torch.tensor(self.std, device=batch.device) * scale
@@ -145,7 +153,7 @@ class Preparation:
         return float(np.mean(self.mean)) * top
 
     def _placed(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """For "pad" and "crop": the size of the resized image, and its top left corner in the input (pad) or the input's in it (crop)."""
+        """For "pad" and "crop": the resized image's size, and its corner in the input (pad) or the input's in it."""
         pick = min if self.fit == "pad" else max
         scale = pick(self.size[0] / height, self.size[1] / width)
         inner = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -163,20 +171,29 @@ def _shrink(array: np.ndarray, shorter: int) -> np.ndarray:
     if scale >= 1:
         return array
     size = (max(1, round(array.shape[0] * scale)), max(1, round(array.shape[1] * scale)))
-    return _resize(array, size, "bilinear", nearest=False).reshape(*size, *array.shape[2:])
+    return _resize(array, size, "bilinear", nearest=False)
 
 
 def _resize(image: np.ndarray, size: tuple[int, int], interpolation: str, nearest: bool) -> np.ndarray:
     if image.shape[:2] == size:
         return image
     if nearest:
-        how = cv2.INTER_NEAREST
-    elif size[0] * size[1] < image.shape[0] * image.shape[1]:
+        rows, columns = (_centres(*lengths) for lengths in zip(size, image.shape[:2], strict=True))
+        return image[rows[:, None], columns]
+    if size[0] * size[1] < image.shape[0] * image.shape[1]:
         how = cv2.INTER_AREA
     else:
         how = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
-    resized = cv2.resize(np.ascontiguousarray(image), (size[1], size[0]), interpolation=how)
-    return resized.reshape(*size, image.shape[2]) if image.ndim == 3 else resized
+    known = image if image.dtype in CV2_DTYPES else image.astype(np.float32)
+    deep = known.reshape(*image.shape[:2], -1)
+    fours = [np.ascontiguousarray(deep[:, :, at : at + 4]) for at in range(0, deep.shape[2], 4)]  # cv2 refuses more
+    resized = [cv2.resize(four, (size[1], size[0]), interpolation=how).reshape(*size, -1) for four in fours]
+    return np.concatenate(resized, axis=2).reshape(*size, *image.shape[2:]).astype(image.dtype, copy=False)
+
+
+def _centres(size: int, length: int) -> np.ndarray:
+    """For each of `size` cells over `length` pixels, the pixel under its centre."""
+    return (np.arange(size) * 2 + 1) * length // (2 * size)
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
@@ -194,4 +211,6 @@ def encode_jpeg(image: np.ndarray) -> bytes:
 def decode_jpeg(content: bytes | np.ndarray) -> np.ndarray:
     """The inverse of `encode_jpeg`: H x W for grey, H x W x 3 RGB for colour."""
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ImageError("JPEG bytes of the cache", f"{len(content)} bytes that do not decode", "build the cache again")
     return np.ascontiguousarray(image[:, :, ::-1]) if image.ndim == 3 else image

@@ -1,4 +1,4 @@
-"""Where things lie: the home folder, competitions in it, inputs on Kaggle; and how an adapter is loaded from its path."""
+"""Where things lie: the home folder, its competitions, inputs on Kaggle; and how an adapter is loaded from its path."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.machinery
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -59,20 +60,29 @@ def load_adapter(folder: Path | str) -> Competition:
 
 
 def load_module(folder: Path | str, stem: str) -> ModuleType:
-    """Import `folder/<stem>.py` by path, from a folder or from a folder inside a zip, without touching sys.path."""
-    importlib.invalidate_caches()
-    spec = importlib.machinery.PathFinder.find_spec(stem, [str(folder)])
+    """Import `folder/<stem>.py` afresh by path, from a folder or a folder inside a zip; sys.path is not touched."""
+    spec = _find(folder, stem)
     if spec is None or spec.loader is None:
         raise NotFound(f"a module {stem}.py in {folder}", "no such file", "check the folder")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module  # dataclasses and inspect look a class's module up by name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
     return module
 
 
 def has_module(folder: Path | str, stem: str) -> bool:
     """Whether `folder/<stem>.py` is there, also inside a zip."""
+    return _find(folder, stem) is not None
+
+
+def _find(folder: Path | str, stem: str) -> importlib.machinery.ModuleSpec | None:
+    """The spec under a dotted name that tells competitions apart; finders look for its last part."""
     importlib.invalidate_caches()
-    return importlib.machinery.PathFinder.find_spec(stem, [str(folder)]) is not None
+    return importlib.machinery.PathFinder.find_spec(f"kit_competition.{Path(folder).name}.{stem}", [str(folder)])
 
 
 def input_folder() -> Path:

@@ -1,4 +1,7 @@
-"""From a bundle and the host's files to submission.csv. The notebook and `kit predict` both run this file, from the bundle's wheel."""
+"""From a bundle and the host's files to submission.csv.
+
+The notebook and `kit predict` both run this file, from the bundle's wheel.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ BATCH_SIZE = 64
 
 @torch.inference_mode()
 def forward(model: nn.Module, task: Task, images: Tensor, views: Sequence[str]) -> Tensor:
-    """Activated outputs of normalised images (N x C x H x W), averaged over views: N x K, or N x K x h x w for dense tasks.
+    """Activated outputs of normalised images (N x C x H x W), averaged over views: N x K, or N x K x h x w if dense.
 
     Full precision on the CPU, fp16 autocast on a GPU. The model is in evaluation mode.
     """
@@ -189,7 +192,7 @@ def predict_member(
 def predict_bundle(
     bundle: Path, data: Path | None = None, out: Path | str = "submission.csv", manifest_sha256: str | None = None
 ) -> pd.DataFrame:
-    """Verify the bundle, predict the mounted test set with every member, blend, decode, format, validate and write `out`.
+    """Verify the bundle, predict the mounted test set with every member, blend, decode, format, validate, write `out`.
 
     data: the competition's files; None finds them where Kaggle mounts inputs. Returns the table that was written.
     """

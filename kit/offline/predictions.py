@@ -21,7 +21,10 @@ from kit.offline.files import write_whole
 
 @dataclass(frozen=True)
 class Predictions:
-    """A table of vectors by id. ids: N unique texts. values: N x C float32. columns: C names. Nothing is looked up by position."""
+    """A table of vectors by id: nothing is looked up by position.
+
+    ids: N unique texts. values: N x C float32. columns: C names.
+    """
 
     ids: np.ndarray
     values: np.ndarray
@@ -72,7 +75,7 @@ class Predictions:
 
     @classmethod
     def blend(cls, parts: Sequence[Self], weights: Sequence[float]) -> Self:
-        """The weighted mean of tables over the same ids, rows matched by id and columns by name; NaN is left out of the mean."""
+        """The weighted mean of tables over the same ids: rows matched by id, columns by name, NaN left out."""
         _require_same_ids(parts, weights)
         if len(parts) == 1:
             return parts[0]
@@ -132,7 +135,10 @@ def _place(values: np.ndarray, reference: np.ndarray, levels: np.ndarray) -> np.
 
 @dataclass(frozen=True)
 class Map:
-    """One dense prediction. values: C x h x w float32 in 0..1 over the whole area. height, width: its native size in pixels."""
+    """One dense prediction.
+
+    values: C x h x w float32 in 0..1 over the whole area. height, width: its native size in pixels.
+    """
 
     values: np.ndarray
     height: int
@@ -183,14 +189,19 @@ class Maps:
 
     @classmethod
     def join(cls, parts: Sequence[Maps]) -> Maps:
-        """One collection of several. Refuses an id in two parts."""
+        """One collection of several. Refuses an id in two parts, and parts of other columns."""
         _require_unique(np.concatenate([part.ids for part in parts]))
+        _require_same_columns(parts)
         return cls({name: load for part in parts for name, load in part._loaders.items()}, parts[0].columns)
 
     @classmethod
     def blend(cls, parts: Sequence[Maps], weights: Sequence[float]) -> Maps:
-        """The weighted mean of maps over the same ids; grids of other sizes are brought to the first one's."""
+        """The weighted mean of maps over the same ids; grids of other sizes are brought to the first one's.
+
+        Refuses parts of other columns.
+        """
         _require_same_ids(parts, weights)
+        _require_same_columns(parts)
         return cls(
             {str(name): _mean_of([(part, str(name)) for part in parts], weights) for name in parts[0].ids},
             parts[0].columns,
@@ -216,8 +227,9 @@ class Maps:
 
 
 def write_maps(folder: Path, maps: Iterable[tuple[str, Map]], columns: Sequence[str]) -> Maps:
-    """Stream maps into `folder` and open them as Maps."""
+    """Stream maps into `folder`, which must not be where they come from, and open them as Maps."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.json").unlink(missing_ok=True)  # an old index would name the new files
     index: dict[str, tuple[str, int, int]] = {}
     for name, one in maps:
         file = f"{len(index):06d}.npy"
@@ -295,6 +307,12 @@ def _require_unique(ids: np.ndarray) -> None:
             f"repeated: {examples(names[counts > 1].tolist())}",
             "two parts overlap, or a frame repeats ids",
         )
+
+
+def _require_same_columns(parts: Sequence[Maps]) -> None:
+    for part in parts:
+        if part.columns != parts[0].columns:
+            raise DataError("maps of the same columns", f"{parts[0].columns} and {part.columns}", "use one task")
 
 
 def _require_same_ids(parts: Sequence[Predictions | Maps], weights: Sequence[float]) -> None:

@@ -19,10 +19,10 @@ def decode(text: str, height: int, width: int) -> np.ndarray:
     """The inverse: H x W bool. Raises DataError for a text that is no list of pairs or leaves the image."""
     try:
         runs = np.asarray(str(text).split(), dtype=np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise DataError("run-lengths: pairs of whole numbers", repr(str(text)[:60]), "mend that row") from None
     starts, lengths = runs[0::2] - 1, runs[1::2]
-    if len(runs) % 2 or (starts < 0).any() or (lengths < 0).any() or (starts + lengths > height * width).any():
+    if len(runs) % 2 or (starts < 0).any() or (lengths < 0).any() or (lengths > height * width - starts).any():
         raise DataError(
             f"run-lengths inside {height} x {width}",
             repr(str(text)[:60]),

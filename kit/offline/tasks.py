@@ -1,15 +1,15 @@
-"""Tasks: what is predicted, how a network learns it, and how answers are read off. All decisions live here, fitted on OOF."""
+"""Tasks: what is predicted, how a network learns it, how answers are read off. Decisions live here, fitted on OOF."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,15 +18,15 @@ from kit.offline.frames import require_columns
 from kit.offline.predictions import Gallery, Maps, Predictions
 
 Learned = dict[str, Any]
-"""What a task learned from data (classes, thresholds): plain JSON values, saved beside the settings, never mixed with them."""
+"""What a task learned from data (classes, thresholds): plain JSON values, saved beside the settings."""
 
 
 class Task:
-    """The base of every family. Constructors only store their arguments under the same names; what is learned is a `Learned`.
+    """The base of every family. Constructors store their arguments under the same names; see `Learned` for the rest.
 
-    columns: target columns of the frame. head: the kind of head the network needs. dense: targets and outputs are maps, C x h x w,
-    and predictions are Maps. retrieval: outputs are embeddings, and each fold keeps a Gallery of the rows it trained on.
-    aux: further heads by name with their weight in the loss; trained, never decoded.
+    columns: target columns of the frame. head: the kind of head the network needs. dense: targets and outputs are maps,
+    C x h x w, and predictions are Maps. retrieval: outputs are embeddings, and each fold keeps a Gallery of the rows it
+    trained on. aux: further heads by name with their weight in the loss; trained, never decoded.
     """
 
     columns: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class Task:
     retrieval = False
 
     def learn(self, frame: pd.DataFrame) -> Learned:
-        """What must be known before training, from the training frame alone. Raises DataError for labels that make no sense."""
+        """What must be known before training, from the training frame alone. Raises DataError for unfit labels."""
         return {}
 
     def outputs(self, learned: Learned) -> tuple[str, ...]:
@@ -43,7 +43,7 @@ class Task:
         return self.columns
 
     def targets(self, frame: pd.DataFrame, learned: Learned) -> np.ndarray:
-        """N x C float32 targets of the rows, soft ones welcome. Dense tasks take theirs from `Competition.read_target`."""
+        """N x C float32 targets of the rows, soft ones welcome. Dense ones come from `Competition.read_target`."""
         return frame[list(self.columns)].to_numpy(np.float32)
 
     def smooth(self, targets: Tensor, amount: float) -> Tensor:
@@ -63,7 +63,10 @@ class Task:
         return predictions
 
     def truth(self, units: pd.DataFrame, learned: Learned, gallery: Gallery | None = None) -> pd.DataFrame:
-        """True answers of the units, indexed like them, in the form that `decode` gives. With a gallery, labels outside it are unknown."""
+        """True answers of the units, indexed like them, in the form that `decode` gives.
+
+        With a gallery, labels outside it are unknown.
+        """
         return units[list(self.columns)]
 
     def decode(
@@ -75,7 +78,7 @@ class Task:
     def tune(
         self, predictions: Predictions | Maps, units: pd.DataFrame, score: Callable[[Learned], float], learned: Learned
     ) -> Learned:
-        """`learned` with decisions fitted on OOF. `score(learned)` decodes, formats and scores; greater is always better there."""
+        """`learned` with decisions fitted on OOF. `score(learned)` decodes, formats and scores; greater is better."""
         return learned
 
 
@@ -95,7 +98,7 @@ def settings_of(task: Task) -> dict[str, Any]:
 
 
 def task_from(settings: Mapping[str, Any], adapter: ModuleType | None = None) -> Task:
-    """The inverse of `settings_of`; the class is looked up in the adapter's module first, then among the kit's tasks."""
+    """The inverse of `settings_of`; the class is looked up in the adapter's module, then among the kit's tasks."""
     arguments = dict(settings)
     kind = arguments.pop("kind")
     cls = getattr(adapter, kind, None) or globals().get(kind)
@@ -106,7 +109,8 @@ def task_from(settings: Mapping[str, Any], adapter: ModuleType | None = None) ->
 
 def _natural(label: str) -> tuple[bool, float, str]:
     """Sort key: numbers by value, then texts."""
-    return (False, float(label), label) if label.lstrip("-").isdigit() else (True, 0.0, label)
+    number = re.fullmatch(r"-?\d+(\.\d+)?", label)
+    return (False, float(label), label) if number else (True, 0.0, label)
 
 
 def _require_labels(frame: pd.DataFrame, column: str, allowed: Sequence[str]) -> None:
@@ -121,11 +125,19 @@ def _require_labels(frame: pd.DataFrame, column: str, allowed: Sequence[str]) ->
         )
 
 
+def _table(predictions: Predictions | Maps, units: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Float64 predictions of the units, in their order, columns by name."""
+    assert isinstance(predictions, Predictions), "this task predicts vectors"
+    table = predictions.align(units.index).frame().astype("float64")
+    require_columns(table, columns, "the predictions")
+    return table[list(columns)]
+
+
 class Multiclass(Task):
     """One label per unit out of several.
 
-    column: the label column, text. classes: all labels in the order of the outputs; None learns them from the training frame
-    (numbers by value, then texts). answer: "label" (the most probable) or "probability" (a column per class).
+    column: the label column, text. classes: all labels in the order of the outputs; None learns them from the training
+    frame (numbers by value, then texts). answer: "label" (the most probable) or "probability" (a column per class).
     """
 
     def __init__(self, column: str, classes: Sequence[str] | None = None, answer: str = "label"):
@@ -174,10 +186,10 @@ class Multiclass(Task):
     def decode(
         self, predictions: Predictions | Maps, units: pd.DataFrame, learned: Learned, gallery: Gallery | None = None
     ) -> pd.DataFrame:
-        table = predictions.align(units.index).frame()
+        table = _table(predictions, units, learned["classes"])
         if self.answer == "probability":
-            return table.astype("float64")
-        best = np.asarray(learned["classes"], dtype=object)[table.to_numpy().argmax(axis=1)]
+            return table
+        best = np.asarray(learned["classes"], dtype=object)[table.to_numpy(na_value=-np.inf).argmax(axis=1)]
         return pd.DataFrame({self.column: best}, index=units.index)
 
 
@@ -188,8 +200,8 @@ def _one_hot(labels: pd.Series, classes: Sequence[str]) -> np.ndarray:
 class Binary(Task):
     """Yes or no per unit.
 
-    column: the label column, text. positive, negative: its two labels. answer: "probability" of the positive label, or "label",
-    decided by a threshold that OOF fits.
+    column: the label column, text. positive, negative: its two labels. answer: "probability" of the positive label, or
+    "label", decided by a threshold that OOF fits.
     """
 
     def __init__(self, column: str, answer: str = "probability", positive: str = "1", negative: str = "0"):
@@ -232,16 +244,17 @@ class Binary(Task):
     def decode(
         self, predictions: Predictions | Maps, units: pd.DataFrame, learned: Learned, gallery: Gallery | None = None
     ) -> pd.DataFrame:
-        table = predictions.align(units.index).frame().astype("float64")
+        table = _table(predictions, units, self.columns)
         if self.answer == "probability":
             return table
-        return table.ge(learned["threshold"]).replace({True: self.positive, False: self.negative})
+        labels = np.where(table >= learned["threshold"], self.positive, self.negative)
+        return pd.DataFrame(labels.astype(object), index=units.index, columns=list(self.columns))
 
     def tune(
         self, predictions: Predictions | Maps, units: pd.DataFrame, score: Callable[[Learned], float], learned: Learned
     ) -> Learned:
         if self.answer == "probability":
             return learned
-        values = predictions.align(units.index).frame().to_numpy()
-        candidates = np.unique(np.quantile(values, np.linspace(0.01, 0.99, 99)).round(6)).tolist()
+        values = np.unique(_table(predictions, units, self.columns))
+        candidates = np.unique(np.quantile(values, np.linspace(0.0, 1.0, 101))).tolist()
         return max([learned, *({**learned, "threshold": value} for value in candidates)], key=score)

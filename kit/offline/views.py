@@ -84,4 +84,6 @@ def view_of(name: str) -> View:
 
 def _rescale(x: Tensor, factor: float) -> Tensor:
     size = [max(32, round(side * factor / 32) * 32) for side in x.shape[-2:]]
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=factor < 1)
+    images = x.flatten(0, -4)  # bags are images too
+    scaled = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=factor < 1)
+    return scaled.unflatten(0, x.shape[:-3])
