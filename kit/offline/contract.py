@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -16,7 +15,7 @@ from kit.offline import pixels
 from kit.offline.errors import DataError
 from kit.offline.frames import checked, read_table, units_of
 from kit.offline.predictions import Maps, Predictions
-from kit.offline.tasks import Task
+from kit.offline.tasks import Task, settings_of, task_from
 
 
 @dataclass(frozen=True)
@@ -183,18 +182,19 @@ class Competition:
                 str(task.columns),
                 "a recipe's task must answer the same columns",
             )
-        other = copy.copy(self)
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
         other.task = task
         return other
 
     def __reduce__(self) -> Any:
-        """Pickled as the path it was loaded from, so that loader workers of any start method can have it."""
-        from kit.offline.places import load_adapter
-
+        """Pickled as its folder and its task's settings, so that loader workers of any start method can have it."""
         if self.folder is None:
             return super().__reduce__()
-        return _reload, (load_adapter, str(self.folder), self.task)
+        return _reload, (str(self.folder), settings_of(self.task))
 
 
-def _reload(load: Any, folder: str, task: Task) -> Competition:
-    return load(folder).with_task(task)
+def _reload(folder: str, task: Mapping[str, Any]) -> Competition:
+    from kit.offline.places import load_adapter, load_module
+
+    return load_adapter(folder).with_task(task_from(task, load_module(folder, "adapter")))

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before the import: it would ask the network for a newer version
 
-import albumentations as A  # noqa: E402
-import cv2  # noqa: E402
+import albumentations as A
+import cv2
 
 Size = tuple[int, int]
 Augment = Callable[[Size], A.Compose]

@@ -1,0 +1,32 @@
+"""Determinism by counting: every draw is a function of what it is for, so workers, restarts and process counts change nothing."""
+
+from __future__ import annotations
+
+import random
+import zlib
+
+import numpy as np
+import torch
+
+
+def draw(seed: int, fold: int, epoch: int, number: int, sample_id: str) -> np.random.Generator:
+    """The generator of one draw of one sample."""
+    return np.random.default_rng([seed, fold + 1, epoch, number, zlib.crc32(sample_id.encode())])
+
+
+def epoch_order(seed: int, fold: int, epoch: int, rows: int, repeats: int) -> list[tuple[int, int]]:
+    """(position, draw number) of an epoch: about `rows` draws; with repeats, rows/repeats positions that often each, shuffled."""
+    order = np.random.default_rng([seed, fold + 1, epoch]).permutation(rows)
+    chosen = order[: max(1, rows // repeats)]
+    draws = [(int(at), number) for number in range(repeats) for at in chosen]
+    if repeats > 1:
+        draws = [draws[at] for at in np.random.default_rng([seed, fold + 1, epoch, repeats]).permutation(len(draws))]
+    return draws
+
+
+def seed_step(seed: int, fold: int, step: int) -> None:
+    """Seed torch, numpy and random for one training step: dropout, stochastic depth, mixing and erasing draw from them."""
+    value = int(np.random.SeedSequence([seed, fold + 1, step, 7]).generate_state(1)[0])
+    torch.manual_seed(value)
+    np.random.seed(value)
+    random.seed(value)

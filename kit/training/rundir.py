@@ -1,0 +1,271 @@
+"""A run on disk: named by its recipe and a hash of all that shapes its result, so the same command goes on and another makes another."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kit.offline import answers
+from kit.offline.answers import Part, part_of
+from kit.offline.contract import Competition
+from kit.offline.errors import NotFound, RunError, did_you_mean
+from kit.offline.files import write_json, write_whole
+from kit.offline.places import load_module
+from kit.offline.predictions import Gallery, Predictions, load_predictions
+from kit.offline.tasks import Learned, settings_of, task_from
+from kit.training.code import code_hash, function_hash
+from kit.training.recipe import FIELDS, Recipe, plain
+
+SCHEMA = 1
+PACKAGES = ("torch", "timm", "numpy", "pandas", "scikit-learn", "opencv-python-headless", "pillow", "albumentations")
+FORKS = ("model.py", "train.py")
+SOURCES = ("adapter.py", "recipes.py", *FORKS)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run (or a blend) and its record, `run.json`."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds that are done, sorted."""
+        return sorted(int(path.parent.name.removeprefix("fold")) for path in self.folder.glob("fold*/done.json"))
+
+    def fold(self, number: int) -> Path:
+        """The folder of one fold."""
+        return self.folder / f"fold{number}"
+
+    @property
+    def is_blend(self) -> bool:
+        return "members" in self.record
+
+    def read(self, file: str) -> Any:
+        """A JSON file of the run, or None where it is not there yet."""
+        path = self.folder / file
+        return json.loads(path.read_text()) if path.is_file() else None
+
+
+def open_run(
+    competition: Competition,
+    name: str,
+    recipe: Recipe,
+    table: pd.DataFrame,
+    folds_sha256: str,
+    learned: Learned,
+    scheme: str | None,
+) -> Run:
+    """The run of a recipe: found by its hash, or begun. Writes run.json and source/ at once, `learned` with them."""
+    assert competition.folder is not None, "competitions are loaded from a folder"
+    folder = competition.folder
+    code = {"adapter.py": code_hash(folder / "adapter.py", without=("submission", "score", "unit_scores"))}
+    code |= {file: code_hash(folder / file) for file in FORKS if (folder / file).is_file()}
+    functions = {field: function_hash(getattr(recipe, field)) for field in FIELDS if callable(getattr(recipe, field))}
+    shaping = {
+        "recipe": plain(recipe),
+        "functions": functions,
+        "folds": folds_sha256,
+        "code": code,
+        "pretrained": _weights_hash(recipe, folder),
+    }
+    digest = hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
+    run = folder / "runs" / f"{name}-{digest[:6]}"
+    if (run / "run.json").is_file():
+        return read_run(run)
+    record = {
+        "schema": SCHEMA,
+        "slug": competition.slug,
+        "competition": folder.name,
+        "recipe_name": name,
+        **shaping,
+        "code_sha256": digest,
+        "folds_of": competition.scheme(scheme).n,
+        "scheme": scheme,
+        "seed": recipe.seed,
+        "task": settings_of(competition.task),
+        "learned": learned,
+        "columns": list(competition.task.outputs(learned)),
+        "git": git_state(folder),
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    (run / "source").mkdir(parents=True, exist_ok=True)
+    for file in SOURCES:
+        if (folder / file).is_file():
+            shutil.copyfile(folder / file, run / "source" / file)
+    write_whole(run / "source" / "folds.csv", table.to_csv(index=False, lineterminator="\n").encode())
+    write_json(run / "run.json", record)
+    return Run(run, record)
+
+
+def _weights_hash(recipe: Recipe, folder: Path) -> str:
+    """Size and name of the pretrained file, so that other weights at the same path are another run."""
+    path = folder.parent.parent / str(recipe.pretrained)
+    return (
+        f"{path.name} {path.stat().st_size}"
+        if isinstance(recipe.pretrained, str) and path.is_file()
+        else str(recipe.pretrained)
+    )
+
+
+def read_run(folder: Path) -> Run:
+    """The run in a folder."""
+    return Run(folder, json.loads((folder / "run.json").read_text()))
+
+
+def list_runs(competition_folder: Path) -> list[Run]:
+    """Runs and blends of a competition, oldest first."""
+    found = [read_run(path.parent) for path in (competition_folder / "runs").glob("*/run.json")]
+    return sorted(found, key=lambda run: (run.record["started"], run.name))
+
+
+def find_run(competition_folder: Path, name: str) -> Run:
+    """The run of that name, or the only one whose name begins so. Raises NotFound with the nearest name."""
+    runs = {run.name: run for run in list_runs(competition_folder)}
+    matching = [run for run in runs.values() if run.name.startswith(name)]
+    if name in runs or len(matching) == 1:
+        return runs.get(name) or matching[0]
+    several = (
+        f"{len(matching)} begin so: {', '.join(run.name for run in matching)}"
+        if matching
+        else f"runs: {', '.join(runs) or 'none'}"
+    )
+    raise NotFound(f"a run {name!r} in {competition_folder / 'runs'}", several, did_you_mean(name, runs))
+
+
+def competition_of(run: Run, competition: Competition) -> Competition:
+    """The competition with the task that the run trained."""
+    assert competition.folder is not None, "competitions are loaded from a folder"
+    return competition.with_task(task_from(run.record["task"], load_module(competition.folder, "adapter")))
+
+
+def parts_of(
+    run: Run, competition: Competition, frame: pd.DataFrame, folds: list[int] | None = None
+) -> dict[int, Part]:
+    """OOF by fold, at the level of units. For a blend, as it was stored."""
+    own = competition_of(run, competition)
+    parts = {}
+    for number in run.folds if folds is None else folds:
+        path = run.fold(number)
+        gallery = Gallery.load(path / "gallery.safetensors") if (path / "gallery.safetensors").is_file() else None
+        parts[number] = part_of(own, frame, load_predictions(path / "oof"), gallery)
+    return parts
+
+
+def summarise(run: Run, competition: Competition, frame: pd.DataFrame) -> dict[str, Any]:
+    """Join the folds' OOF, fit the task's decisions on it, score it; write oof.npz, learned.json and, last, score.json."""
+    own = competition_of(run, competition)
+    parts = parts_of(run, competition, frame)
+    if not own.task.dense and not own.task.retrieval:
+        stored = [load_predictions(run.fold(number) / "oof") for number in parts]
+        Predictions.join([one for one in stored if isinstance(one, Predictions)]).save(run.folder / "oof.npz")
+    kept_best = any(
+        (run.read(f"fold{number}/done.json") or {})["kept_epoch"] != run.record["recipe"]["epochs"] for number in parts
+    )
+    return write_score(run, own, frame, parts, run.record["learned"], ["epoch"] if kept_best else [])
+
+
+def write_score(
+    run: Run, competition: Competition, frame: pd.DataFrame, parts: dict[int, Part], learned: Learned, fitted: list[str]
+) -> dict[str, Any]:
+    """learned.json and score.json of a run or blend from its parts. fitted: what else was chosen on the scored rows."""
+    every = list(parts.values())
+    known = answers.tuned(competition, frame, every, learned)
+    per_fold = {number: answers.score_of(competition, frame, [part], known) for number, part in parts.items()}
+    finite = [value for value in per_fold.values() if np.isfinite(value)]
+    score = {
+        "folds": {str(number): _number(value) for number, value in per_fold.items()},
+        "pooled": _number(answers.score_of(competition, frame, every, known)),
+        "spread": _number(float(np.std(finite, ddof=1)) if len(finite) > 1 else float("nan")),
+        "cross_fitted": _number(answers.cross_fitted(competition, frame, every, learned)),
+        "units": int(sum(len(part.predictions) for part in every)),
+        "folds_of": run.record["folds_of"],
+        "fitted_on_scored_rows": fitted,
+        "greater_is_better": competition.greater_is_better,
+    }
+    write_json(run.folder / "learned.json", known)
+    write_json(run.folder / "score.json", score)
+    return score
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit, and whether Python files differ from it; both unknown outside a repository."""
+
+    def git(*arguments: str) -> str | None:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if shutil.which("git") is None or git("rev-parse", "HEAD") is None:
+        return {"commit": "unknown", "dirty": None}
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "*.py"))}
+
+
+@contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Hold the run's lock; it goes with the process. Raises RunError where another process holds it."""
+    with (run.folder / "run.lock").open("a+") as file:
+        for wait in (0.0, 0.5, 1.5, 3.0):
+            time.sleep(wait)
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                continue
+        else:
+            file.seek(0)
+            raise RunError(
+                f"{run.name} to be trained by one process",
+                f"another trains it: {file.read().strip()}",
+                "wait for it, or stop it",
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%H:%M:%S')}")
+        file.flush()
+        yield
+
+
+def table_of(runs: list[Run]) -> list[dict[str, Any]]:
+    """A row per run for `kit runs`: name, folds done, scores, spread, minutes."""
+    rows = []
+    for run in runs:
+        score = run.read("score.json") or {}
+        done = [run.read(f"fold{number}/done.json") for number in run.folds]
+        rows.append(
+            {
+                "run": run.name,
+                "folds": f"{len(score.get('folds', {}))}/{run.record['folds_of']}",
+                "pooled": score.get("pooled"),
+                "spread": score.get("spread"),
+                "cross_fitted": score.get("cross_fitted"),
+                "by_fold": score.get("folds", {}),
+                "minutes": round(sum(one["seconds"] for one in done) / 60, 2),
+                "fitted": score.get("fitted_on_scored_rows", []),
+                "started": run.record["started"],
+            }
+        )
+    return rows

@@ -1,0 +1,92 @@
+"""Training samples: a row, a draw, and nothing else decide what a sample looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import albumentations as A
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from kit.offline.batches import Sources, rows_of
+from kit.offline.contract import Competition
+from kit.offline.pixels import Preparation
+from kit.training.chance import draw, epoch_order
+from kit.training.recipe import Recipe
+
+Key = tuple[int, int, int]
+"""(position in the frame, epoch, draw number)"""
+
+
+class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
+    """Key -> (position, H x W x C image of the input size, mask H x W x K for dense tasks, else an empty tensor)."""
+
+    def __init__(
+        self, competition: Competition, frame: pd.DataFrame, sources: Sources, preparation: Preparation, recipe: Recipe, fold: int, data: Path
+    ):  # fmt: skip
+        self.competition, self.sources, self.preparation, self.data = competition, sources, preparation, data
+        self.seed, self.fold, self.length, self.row = recipe.seed, fold, len(frame), rows_of(frame)
+        self.compose = recipe.augment(preparation.size)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, key: Key) -> tuple[int, Tensor, Tensor]:
+        at, epoch, number = key
+        row, how = self.row(at), self.preparation.how
+
+        def rng() -> np.random.Generator:
+            return draw(self.seed, self.fold, epoch, number, row["sample_id"])
+
+        image = self.competition.cut(self.sources(row), row, how, rng())
+        mask = None
+        if self.competition.task.dense:
+            mask = self.competition.cut(self.competition.read_target(row, self.data, how), row, how, rng())
+        image, mask = augmented(self.compose, image, mask, rng())
+        image = self.preparation.fit_size(image)
+        shown = (
+            torch.zeros(0)
+            if mask is None
+            else torch.from_numpy(np.ascontiguousarray(self.preparation.fit_size(mask, nearest=True)))
+        )
+        return at, torch.from_numpy(np.ascontiguousarray(image)), shown
+
+
+def augmented(
+    compose: A.Compose, image: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The image (or each of a bag, N x H x W x C) and its mask through `compose`, drawn from `rng`.
+
+    albumentations 2.0.8 gives each loader process the same stream and repeats it every epoch, so each draw is seeded here.
+    """
+    if image.ndim == 4:
+        return np.stack([augmented(compose, one, None, rng)[0] for one in image]), mask
+    compose.set_random_seed(int(rng.integers(2**31)))
+    if mask is None:
+        return compose(image=image)["image"], None
+    said = compose(image=image, mask=mask)
+    return said["image"], said["mask"]
+
+
+class Steps(Sampler[list[Key]]):
+    """The batches of an epoch, from step `first` on; set `epoch` and `first` before each pass."""
+
+    def __init__(self, recipe: Recipe, fold: int, rows: int):
+        self.recipe, self.fold, self.rows = recipe, fold, rows
+        self.epoch, self.first = 0, 0
+
+    def __len__(self) -> int:
+        count = len(epoch_order(self.recipe.seed, self.fold, 0, self.rows, self.recipe.repeats))
+        whole, rest = divmod(count, self.recipe.batch_size)
+        # A last batch of one sample is dropped: batch-norm cannot train on it.
+        return whole + (rest > 1 or (whole == 0 and rest == 1))
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = epoch_order(self.recipe.seed, self.fold, self.epoch, self.rows, self.recipe.repeats)
+        size = self.recipe.batch_size
+        for step in range(self.first, len(self)):
+            yield [(at, self.epoch, number) for at, number in order[step * size : (step + 1) * size]]
