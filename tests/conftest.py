@@ -1,0 +1,44 @@
+"""What every test gets: no network beyond this machine, no settings of the person who runs it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import pytest
+
+LOOPBACK = ("127.", "::1", "localhost")
+
+
+def _is_here(address: Any) -> bool:
+    """Unix sockets are paths; internet addresses are tuples that begin with the host."""
+    return isinstance(address, str | bytes) or str(address[0]).startswith(LOOPBACK)
+
+
+@pytest.fixture(autouse=True)
+def _this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse connections and name look-ups that leave the machine, and forget where the user keeps things."""
+    connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def guarded(real: Any) -> Any:
+        def call(self: socket.socket, address: Any) -> Any:
+            if not _is_here(address):
+                raise OSError(f"tests have no network: {address}")
+            return real(self, address)
+
+        return call
+
+    def guarded_look_up(host: Any, *arguments: Any, **named: Any) -> Any:
+        if host is not None and not _is_here((host.decode() if isinstance(host, bytes) else host,)):
+            raise socket.gaierror(f"tests have no network: {host}")
+        return look_up(host, *arguments, **named)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded(connect))
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded(connect_ex))
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in list(os.environ):
+        if name in ("KIT_HOME", "KIT_INPUT") or name.startswith("KAGGLE_"):
+            monkeypatch.delenv(name)
