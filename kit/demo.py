@@ -13,9 +13,9 @@ from sklearn.datasets import load_digits
 def write_digits(data: Path, out_labels: Path | None, shuffle_labels: bool = False, seed: int = 0) -> None:
     """Write scikit-learn's 1,797 digits as a host would: train.csv, train_images/, test_images/, sample_submission.csv.
 
-    Four fifths train. Ids are unsorted hex, some all digits with leading zeros; everything is a function of `seed`. The test labels
-    go to the table `out_labels` (image_id, label), which lies outside `data`. `shuffle_labels` permutes the training labels: what
-    is learned then must score like chance.
+    Four fifths train. Ids are unsorted hex, some all digits with leading zeros; everything is a function of `seed`. The
+    test labels go to the table `out_labels` (image_id, label), which lies outside `data`. `shuffle_labels` permutes the
+    training labels: what is learned then must score like chance.
     """
     digits = load_digits()
     draw = np.random.RandomState(seed)

@@ -1,6 +1,7 @@
-"""Handwritten digits, embedded: scikit-learn's 1,797 scans of 8 x 8 pixels, laid out as a host would. `kit demo` writes the files.
+"""Handwritten digits, embedded: scikit-learn's 1,797 scans of 8 x 8 pixels, laid out as a host would.
 
-There is no such competition on Kaggle. It is the shortest working template, and the whole road runs on it without a download.
+There is no such competition on Kaggle; `kit demo` writes the files. It is the shortest working template, and the whole
+road runs on it without a download.
 """
 
 from pathlib import Path

@@ -1,6 +1,9 @@
 """Recipes for digits.
 
-kit train digits small
+    kit train digits small
+    kit train digits byob
+
+Both learn from scratch in seconds a fold on two cores, and are unlike enough to blend.
 """
 
 from dataclasses import replace
