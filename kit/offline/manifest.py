@@ -21,12 +21,26 @@ BESIDE = ("dataset-metadata.json",)
 
 
 @dataclass(frozen=True)
+class Golden:
+    """Synthetic inputs drawn by a seed, as the adapter's cut leaves them, and what the network answered at home.
+
+    shape: of one input (H x W x C, or a bag). dtype: its numpy name. answers: count x C activated outputs, one view.
+    """
+
+    seed: int
+    count: int
+    shape: tuple[int, ...]
+    dtype: str
+    answers: list[list[float]]
+
+
+@dataclass(frozen=True)
 class Member:
     """One set of weights.
 
     run, fold: where it comes from. weight: its share of the blend. task: settings, as `tasks.settings_of`.
     quantiles: C x Q reference distribution of its run's OOF where the blend averages ranks, else None.
-    golden: N x C activated outputs for the golden inputs, without views. gallery: file of a retrieval task's gallery.
+    gallery: file of a retrieval task's gallery.
     """
 
     file: str
@@ -38,19 +52,9 @@ class Member:
     views: tuple[str, ...]
     task: Mapping[str, Any]
     learned: Mapping[str, Any]
-    golden: list[list[float]]
+    golden: Golden
     quantiles: list[list[float]] | None = None
     gallery: str | None = None
-
-
-@dataclass(frozen=True)
-class Golden:
-    """Synthetic inputs drawn by a seed, as the cut leaves them. shape: of one input. dtype: its numpy name."""
-
-    seed: int
-    count: int
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,6 @@ class Manifest:
     members: tuple[Member, ...]
     learned: Mapping[str, Any]
     columns: tuple[str, ...]
-    golden: Golden
     score: Mapping[str, Any]
     folds: str
     commit: str
@@ -137,15 +140,21 @@ def verify_files(folder: Path, files: Mapping[str, tuple[str, int]]) -> None:
 
 def _manifest(raw: dict[str, Any]) -> Manifest:
     members = tuple(_member(dict(member)) for member in raw["members"])
-    golden = Golden(**{**raw["golden"], "shape": tuple(raw["golden"]["shape"])})
-    return Manifest(
-        **{**raw, "members": members, "golden": golden, "columns": tuple(raw["columns"]), "notes": tuple(raw["notes"])}
-    )
+    return Manifest(**{**raw, "members": members, "columns": tuple(raw["columns"]), "notes": tuple(raw["notes"])})
 
 
 def _member(raw: dict[str, Any]) -> Member:
-    spec = ModelSpec(**{**raw["spec"], "size": tuple(raw["spec"]["size"])})
-    preparation: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in raw["preparation"].items()
-    }
-    return Member(**{**raw, "spec": spec, "preparation": Preparation(**preparation), "views": tuple(raw["views"])})
+    golden = Golden(**{**raw["golden"], "shape": tuple(raw["golden"]["shape"])})
+    typed = {"spec": spec_from(raw["spec"]), "preparation": preparation_from(raw["preparation"]), "golden": golden}
+    return Member(**{**raw, **typed, "views": tuple(raw["views"])})
+
+
+def spec_from(raw: Mapping[str, Any]) -> ModelSpec:
+    """A ModelSpec out of its JSON."""
+    return ModelSpec(**{**raw, "size": tuple(raw["size"])})
+
+
+def preparation_from(raw: Mapping[str, Any]) -> Preparation:
+    """A Preparation out of its JSON."""
+    tuples = {name: tuple(value) for name, value in raw.items() if isinstance(value, list)}
+    return Preparation(**{**raw, **tuples})

@@ -123,14 +123,13 @@ def golden_inputs(golden: Golden, preparation: Preparation) -> Tensor:
     return preparation.to_input(torch.from_numpy(np.stack(images)))
 
 
-def check_golden(model: nn.Module, member: Member, golden: Golden, task: Task, device: torch.device) -> None:
+def check_golden(model: nn.Module, member: Member, task: Task, device: torch.device) -> None:
     """Compare the member's answers to the golden inputs with those at home; the views play no part.
 
     Raises BundleError beyond the tolerance; in the rerun, where stopping would cost the submission, it only warns.
     """
-    model.eval()
-    said = golden_values(model, member.preparation, golden, task, device)
-    drift = float(np.abs(said - np.asarray(member.golden)).max())
+    said = golden_answers(model, golden_inputs(member.golden, member.preparation), task, device)
+    drift = float(np.abs(said - np.asarray(member.golden.answers)).max())
     tolerance = GOLDEN_TOLERANCE if device.type == "cpu" else 10 * GOLDEN_TOLERANCE
     if drift <= tolerance:
         return
@@ -145,11 +144,9 @@ def check_golden(model: nn.Module, member: Member, golden: Golden, task: Task, d
         raise fault
 
 
-def golden_values(
-    model: nn.Module, preparation: Preparation, golden: Golden, task: Task, device: torch.device
-) -> np.ndarray:
+def golden_answers(model: nn.Module, inputs: Tensor, task: Task, device: torch.device) -> np.ndarray:
     """N x C: activated outputs for the golden inputs, dense ones averaged over the map."""
-    said = forward(model, task, golden_inputs(golden, preparation).to(device), ("identity",)).cpu().numpy()
+    said = forward(model.eval(), task, inputs.to(device), ("identity",)).cpu().numpy()
     return said.reshape(*said.shape[:2], -1).mean(axis=2)
 
 
@@ -167,7 +164,7 @@ def predict_member(
     adapter = load_module(competition.folder, "adapter") if competition.folder else None
     own = competition.with_task(task_from(member.task, adapter))
     model = load_weights(build_model(member.spec, own), bundle / member.file).to(device)
-    check_golden(model, member, manifest.golden, own.task, device)
+    check_golden(model, member, own.task, device)
     frame = by_source(frame)
     samples = EvaluationSamples(own, frame, FileSources(own, data, member.preparation), member.preparation)
     columns = own.task.outputs(dict(member.learned))

@@ -250,11 +250,11 @@ def _mean_of(members: Sequence[tuple[Maps, str]], weights: Sequence[float]) -> C
         return lambda: members[0][0].read(members[0][1])
 
     def load() -> Map:
-        first = members[0][0].read(members[0][1])
-        grid = first.values.shape[1:]
-        total = np.zeros_like(first.values, dtype=np.float64)
-        for (maps, name), weight in zip(members, weights, strict=True):
-            total += Map(maps.read(name).values, *grid).native() * weight
+        (maps, name), *others = members
+        first = maps.read(name)
+        total = first.values * np.float64(weights[0])
+        for (maps, name), weight in zip(others, weights[1:], strict=True):
+            total += Map(maps.read(name).values, *first.values.shape[1:]).native() * weight
         return Map((total / sum(weights)).astype(np.float32), first.height, first.width)
 
     return load

@@ -224,6 +224,7 @@ def set_up(fold: Fold) -> Setup:
         recipe.backbone, outputs, recipe.size, channels, competition.task.head, recipe.drop_rate, recipe.drop_path
     )
     example = competition.cut(sources(row), row, recipe.read, None)
+    example = example if example.ndim > 2 else example[:, :, None]
     return Setup(preparation, sources, spec, example, config.licence if recipe.pretrained else "trained from scratch")
 
 

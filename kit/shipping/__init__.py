@@ -1,0 +1,1 @@
+"""From trained folds to Kaggle: bundles, notebooks and rehearsals."""

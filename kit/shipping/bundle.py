@@ -1,0 +1,240 @@
+"""A bundle: weights, the code that feeds them and a manifest that binds both, flat, ready to be a Kaggle dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import kit
+from kit.offline.contract import Competition
+from kit.offline.errors import BundleError, RunError, did_you_mean
+from kit.offline.files import sha256_of, write_json, write_whole
+from kit.offline.manifest import FILE, Golden, Manifest, Member, preparation_from, spec_from
+from kit.offline.models import build_model, load_weights, pick_device
+from kit.offline.places import competition_folder, home_folder
+from kit.offline.predict import golden_answers, golden_inputs
+from kit.training.rundir import Run, competition_of, find_run
+
+GOLDEN_SEED = 20260
+GOLDEN_COUNT = 4
+TRAVELLING = ("adapter.py", "model.py")
+EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The date of every entry of the wheel: the same code gives the same bytes."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """One run of a bundle with its weight, and the reference for its ranks where ranks are averaged."""
+
+    run: Run
+    weight: float
+    quantiles: list[list[float]] | None = None
+
+
+def make_bundle(run: Run, competition: Competition, home: Path, folds: Sequence[int] | None = None) -> Path:
+    """Bundle a run or a blend; returns `offline_weights/<bundle>/`. The manifest is written last, the folder appears whole.
+
+    folds: which folds' models go in (None: all that are done). Raises RunError for a fold that is not done.
+    """
+    shares = _shares(run, competition_folder(run.record["competition"], home))
+    wanted = sorted(set.intersection(*(set(share.run.folds) for share in shares))) if folds is None else list(folds)
+    for share in shares:
+        if not wanted or set(wanted) - set(share.run.folds):
+            raise RunError(
+                f"folds {wanted or 'at least one'} of {share.run.name} done",
+                f"done: {share.run.folds}",
+                f"train them: kit train {run.record['competition']} {share.run.record['recipe_name']}, or name others with --folds",
+            )
+    name = bundle_name(run, None if folds is None else wanted)
+    folder = home / "offline_weights" / name
+    aside = folder.with_name(f".{name}.making")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        members = [_member(share, number, len(wanted), competition, aside) for share in shares for number in wanted]
+        wheel = write_wheel(aside, competition)
+        _finish(aside, name, run, shares, members, wheel, competition)
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def bundle_name(run: Run, folds: Sequence[int] | None) -> str:
+    """A name that is also a legal Kaggle dataset slug: 6 to 50 of a-z, 0-9 and single dashes."""
+    part = f"-folds-{'-'.join(map(str, folds))}" if folds is not None else ""
+    text = re.sub(r"[^a-z0-9]+", "-", f"kit-{run.record['competition']}-{run.name}{part}".lower()).strip("-")
+    if len(text) <= 50:
+        return text
+    return f"{text[:41].strip('-')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def find_bundle(name: str, home: Path | None = None) -> Path:
+    """A bundle's folder, by path or by name under `offline_weights/`. Raises BundleError with the nearest name."""
+    folder = home_folder(home) / "offline_weights"
+    for path in (Path(name), folder / name):
+        if (path / FILE).is_file():
+            return path.resolve()
+    names = [path.parent.name for path in folder.glob(f"*/{FILE}")]
+    raise BundleError(
+        f"a bundle {name!r} in {folder}", f"bundles: {', '.join(sorted(names)) or 'none'}", did_you_mean(name, names)
+    )
+
+
+def _shares(run: Run, folder: Path) -> list[Share]:
+    if not run.is_blend:
+        return [Share(run, 1.0)]
+    members = [member for member in run.record["members"] if member["weight"] > 0]
+    return [Share(find_run(folder, member["run"]), member["weight"], member.get("quantiles")) for member in members]
+
+
+def _member(share: Share, number: int, folds: int, competition: Competition, out: Path) -> Member:
+    """Copy one fold's weights under a name that carries their hash, and note what they answer to the golden inputs."""
+    source = share.run.fold(number)
+    sha256 = sha256_of(source / "weights.safetensors")
+    if sha256 != (share.run.read(f"fold{number}/done.json") or {})["weights_sha256"]:
+        raise RunError(
+            f"{source / 'weights.safetensors'} as it was trained",
+            "a changed file",
+            f"delete {source} and train the fold again",
+        )
+    file = f"{share.run.name}-fold{number}-{sha256[:8]}.safetensors"
+    shutil.copyfile(source / "weights.safetensors", out / file)
+    gallery = None
+    if (source / "gallery.safetensors").is_file():
+        gallery = f"{share.run.name}-fold{number}-gallery-{sha256_of(source / 'gallery.safetensors')[:8]}.safetensors"
+        shutil.copyfile(source / "gallery.safetensors", out / gallery)
+    model = json.loads((source / "model.json").read_text())
+    member = Member(
+        file=file,
+        run=share.run.name,
+        fold=number,
+        weight=share.weight / folds,
+        spec=spec_from(model["spec"]),
+        preparation=preparation_from(model["preparation"]),
+        views=tuple(share.run.record["recipe"]["tta"]),
+        task=share.run.record["task"],
+        learned=share.run.record["learned"],
+        golden=Golden(GOLDEN_SEED, GOLDEN_COUNT, tuple(model["input"]["shape"]), model["input"]["dtype"], []),
+        quantiles=share.quantiles,
+        gallery=gallery,
+    )
+    return replace(
+        member, golden=replace(member.golden, answers=_golden(member, competition_of(share.run, competition), out))
+    )
+
+
+def _golden(member: Member, competition: Competition, folder: Path) -> list[list[float]]:
+    device = pick_device("cpu")
+    model = load_weights(build_model(member.spec, competition), folder / member.file)
+    return golden_answers(model, golden_inputs(member.golden, member.preparation), competition.task, device).tolist()
+
+
+def write_wheel(folder: Path, competition: Competition) -> str:
+    """One pure wheel with `kit/__init__.py`, `kit/offline` and the competition's adapter.py and model.py; returns its name."""
+    assert competition.folder is not None and kit.__file__ is not None
+    root = Path(kit.__file__).parent
+    files = {
+        f"kit/{path.relative_to(root).as_posix()}": path.read_bytes()
+        for path in [root / "__init__.py", *sorted((root / "offline").glob("*.py"))]
+    }
+    for name in TRAVELLING:
+        if (competition.folder / name).is_file():
+            files[f"competitions/{competition.folder.name}/{name}"] = (competition.folder / name).read_bytes()
+    info = f"kit-{version('kit')}.dist-info"
+    files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: kit\nVersion: {version('kit')}\n".encode()
+    files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: kit\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    record = "".join(
+        f"{name},sha256={hashlib.sha256(content).hexdigest()},{len(content)}\n" for name, content in files.items()
+    )
+    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:8]
+    wheel = f"kit-{version('kit')}-0{digest}-py3-none-any.whl"
+    write_whole(folder / wheel, buffer.getvalue())
+    return wheel
+
+
+def _finish(
+    folder: Path,
+    name: str,
+    run: Run,
+    shares: Sequence[Share],
+    members: Sequence[Member],
+    wheel: str,
+    competition: Competition,
+) -> None:
+    licences = {share.run.record["recipe"]["backbone"]: _licence(share.run) for share in shares}
+    write_whole(folder / "PROVENANCE.md", _provenance(name, run, shares, members, licences).encode())
+    files = {path.name: {"sha256": sha256_of(path), "size": path.stat().st_size} for path in sorted(folder.iterdir())}
+    folds = sorted({member.fold for member in members})
+    score = run.read("score.json")
+    notes = () if len(folds) == run.record["folds_of"] else (f"folds {folds} of {run.record['folds_of']}",)
+    first = shares[0].run.record
+    manifest = Manifest(
+        bundle=name,
+        slug=run.record["slug"],
+        competition=run.record["competition"],
+        wheel=wheel,
+        members=tuple(members),
+        learned=run.read("learned.json"),
+        columns=tuple(run.record["columns"]),
+        score=score,
+        folds=run.record["folds"],
+        commit=first["git"]["commit"],
+        versions=first["versions"],
+        licences=licences,
+        files=files,
+        notes=notes,
+    )
+    write_json(folder / "dataset-metadata.json", dataset_metadata(name))
+    write_whole(folder / FILE, manifest.to_json().encode())
+
+
+def dataset_metadata(name: str, owner: str = "OWNER") -> dict[str, Any]:
+    """What `kaggle datasets create` reads. OWNER is replaced when the bundle is pushed; the licence claims nothing about the weights."""
+    return {"id": f"{owner}/{name}", "title": name, "licenses": [{"name": "other"}]}
+
+
+def _licence(run: Run) -> str:
+    return str((run.read(f"fold{run.folds[0]}/model.json") or {})["licence"])
+
+
+def _provenance(
+    name: str, run: Run, shares: Sequence[Share], members: Sequence[Member], licences: dict[str, str]
+) -> str:
+    score = run.read("score.json")
+    lines = [
+        f"# {name}",
+        "",
+        f"Weights for the Kaggle competition {run.record['slug']}, read with the manifest beside them.",
+        "",
+        f"- OOF score: {score['pooled']} over {score['units']} units (cross-fitted {score['cross_fitted']}), folds {run.record['folds'][:12]}",
+        *(
+            f"- run {share.run.name}: weight {share.weight:.4f}, commit {share.run.record['git']['commit']}, seed {share.run.record['seed']}"
+            for share in shares
+        ),
+        *(
+            f"- {member.file}: fold {member.fold}, weight {member.weight:.4f}, views {', '.join(member.views)}"
+            for member in members
+        ),
+        *(f"- pretrained weights of {backbone}: licence {licence}" for backbone, licence in licences.items()),
+        "",
+        "Trained with "
+        + ", ".join(f"{package} {number}" for package, number in shares[0].run.record["versions"].items())
+        + ".",
+    ]
+    return "\n".join(lines) + "\n"
