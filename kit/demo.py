@@ -2,12 +2,110 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 from sklearn.datasets import load_digits
+
+from kit import scaffold
+from kit.check import run_checks
+from kit.offline.errors import DataError
+from kit.offline.frames import read_table
+from kit.offline.places import load_competition
+from kit.shipping.bundle import make_bundle
+from kit.shipping.notebook import render_notebook
+from kit.shipping.predict import predict_at_home
+from kit.shipping.rehearse import rehearse
+from kit.training.ensemble import blend_runs
+from kit.training.fanout import open_ground, train_run
+from kit.training.recipe import find_recipe
+from kit.training.rundir import Run
+
+RECIPES = ("small", "byob")
+
+
+def walk(home: Path | None = None) -> Path:
+    """Fork the digits, train two recipes, blend, bundle, rehearse, predict and score the held-back labels; returns submission.csv.
+
+    home: where to walk; None makes a scratch folder, which stays, so that its files can be looked at.
+    """
+    home = Path(tempfile.mkdtemp(prefix="kit-demo-")) if home is None else home.resolve()
+    seconds: dict[str, float] = {}
+    with _timed("host files", seconds):
+        folder = _fork(home)
+        data, answers = folder / "data", home / "held-back-labels.csv"
+        write_digits(data, answers)
+        competition = load_competition("digits", home)
+    with _timed("check", seconds):
+        results = run_checks(competition, data)
+        bad = [f"{one.name}: {one.message}" for one in results if not one.ok]
+        if bad:
+            raise DataError("every check of the embedded competition to pass", "; ".join(bad), "look at competitions/digits/adapter.py")
+    with _timed("folds", seconds):
+        ground = open_ground(competition, data)
+    runs = []
+    for name in RECIPES:
+        with _timed(f"train {name}", seconds):
+            runs.append(train_run(ground, name, find_recipe(folder, name), home=home))
+    with _timed("blend", seconds):
+        blend = blend_runs(runs, competition, ground.frame)
+    with _timed("bundle and notebook", seconds):
+        bundle = make_bundle(blend, competition, home)
+        render_notebook(bundle)
+    with _timed("rehearse", seconds):
+        rehearse(bundle, data, home)
+    submission = home / "submission.csv"
+    with _timed("predict", seconds):
+        predict_at_home(bundle, data, submission)
+    held_back = competition.score(read_table(answers), read_table(submission))
+    _tell([*runs, blend], held_back, len(read_table(answers)), seconds)
+    print(submission)
+    return submission
+
+
+def _fork(home: Path) -> Path:
+    """The digits in `home`: forked from the checkout, or as they are where a walk was begun."""
+    folder = home / "competitions" / "digits"
+    if (folder / "adapter.py").is_file():
+        shutil.rmtree(folder / "data", ignore_errors=True)
+        return folder
+    return scaffold.new("digits", "digits", "handwritten-digits", home)
+
+
+@contextmanager
+def _timed(stage: str, seconds: dict[str, float]) -> Iterator[None]:
+    print(f"--- {stage}", flush=True)
+    start = time.monotonic()
+    yield
+    seconds[stage] = time.monotonic() - start
+
+
+def _tell(runs: list[Run], held_back: float, units: int, seconds: dict[str, float]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("result", "value", box=box.SIMPLE)
+    for run in runs:
+        score = run.read("score.json")
+        folds = " ".join(f"{value:.4f}" for value in score["folds"].values())
+        table.add_row(f"{run.name}: folds", folds)
+        table.add_row(f"{run.name}: pooled OOF", f"{score['pooled']:.4f}")
+        table.add_row(f"{run.name}: cross-fitted", f"{score['cross_fitted']:.4f}")
+    error = (held_back * (1 - held_back) / units) ** 0.5
+    table.add_row("held-back labels", f"{held_back:.4f} +- {error:.4f} (one standard error, {units} rows)")
+    for stage, taken in seconds.items():
+        table.add_row(f"seconds: {stage}", f"{taken:.1f}")
+    table.add_row("seconds: all", f"{sum(seconds.values()):.1f}")
+    Console(width=120, highlight=False).print(table)
 
 
 def write_digits(data: Path, out_labels: Path | None, shuffle_labels: bool = False, seed: int = 0) -> None:
@@ -21,7 +119,7 @@ def write_digits(data: Path, out_labels: Path | None, shuffle_labels: bool = Fal
     draw = np.random.RandomState(seed)
     labels = digits.target.astype(str)
     order = draw.permutation(len(labels))
-    ids = _odd_ids(len(labels), draw)
+    ids = _odd_ids(len(labels), seed)
     train, test = order[: len(order) * 4 // 5], order[len(order) * 4 // 5 :]
     for folder, rows in (("train_images", train), ("test_images", test)):
         (data / folder).mkdir(parents=True, exist_ok=True)
@@ -36,10 +134,10 @@ def write_digits(data: Path, out_labels: Path | None, shuffle_labels: bool = Fal
         _write_labels(out_labels, ids[test], labels[test])
 
 
-def _odd_ids(count: int, draw: np.random.RandomState) -> np.ndarray:
-    """Unique ids of ten hex digits; each eighth looks like a number with leading zeros, which only text keeps."""
-    numbers = draw.choice(16**6, count, replace=False)
-    return np.array([f"{n:010d}" if at % 8 == 0 else f"{n:06x}{at % 16:x}e0a" for at, n in enumerate(numbers)])
+def _odd_ids(count: int, seed: int) -> np.ndarray:
+    """Ids of ten hex digits; each eighth looks like a number with leading zeros, which only text keeps."""
+    digests = [hashlib.sha256(f"{seed} {number}".encode()).hexdigest() for number in range(count)]
+    return np.array([f"{int(of[:7], 16):010d}" if at % 8 == 0 else of[:10] for at, of in enumerate(digests)])
 
 
 def _write_labels(path: Path, ids: np.ndarray, labels: np.ndarray) -> None:

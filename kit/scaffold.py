@@ -17,10 +17,10 @@ SLUG_LINE = re.compile(r"^(\s+slug\s*(?::\s*str\s*)?=\s*)([\"']).*?\2", re.MULTI
 
 
 def new(name: str, template: str, slug: str | None = None, home: Path | str | None = None) -> Path:
-    """Copy the code of `template` to `competitions/<name>` below `home` and give the adapter its slug; returns the folder.
+    """Copy the code of `template` to `competitions/<name>` below `home`, with its slug; returns the folder.
 
-    Default slug: the name with dashes. Templates are looked up in `home` first, then beside the kit. Raises DataError for a bad
-    name or slug and for files that are there already, NotFound with the nearest name for an unknown template.
+    Default slug: the name with dashes. Templates are looked up in `home` first, then beside the kit. Raises DataError
+    for a bad name or slug and for code that is there already, NotFound with the nearest name for an unknown template.
     """
     slug = name.replace("_", "-") if slug is None else slug
     _require_names(name, slug)

@@ -16,7 +16,7 @@ from kit.demo import write_digits
 def cassava(data: Path, rows: int = 60, test: int = 9, seed: int = 0) -> None:
     """Five kinds of striped leaves as JPEG photographs, 80 x 60; `image_id` carries ".jpg"."""
     draw = np.random.RandomState(seed)
-    ids = np.array([f"{number:010d}.jpg" for number in draw.choice(4_000_000_000, rows + test, replace=False)])
+    ids = np.array([f"{number:010d}.jpg" for number in draw.permutation(rows + test) * 50_000_017 + seed])
     labels = draw.permutation(np.arange(rows + test) % 5)
     _write_images(data, "train_images", ids[:rows], [_striped(label, 60, 80, draw) for label in labels[:rows]])
     _write_images(data, "test_images", ids[rows:], [_striped(label, 60, 80, draw) for label in labels[rows:]])

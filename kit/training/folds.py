@@ -25,15 +25,17 @@ def fold_file(folder: Path, scheme: str | None = None) -> Path:
 def make_folds(competition: Competition, frame: pd.DataFrame, scheme: str | None = None) -> pd.DataFrame:
     """A fold table for a checked training frame: sample_id, unit_id, group, fold, scored; rows in order of sample_id.
 
-    Units are split, not samples, and the result does not depend on the order of the rows. Unscored rows go with the scored rows of
-    their group, else to fold -1, which always trains. Raises FoldError where there are more folds than groups.
+    Units are split, not samples, and the result does not depend on the order of the rows. Unscored rows go with the
+    scored rows of their group, else to fold -1, which always trains. Raises FoldError where there are more folds than
+    groups.
     """
     rule = competition.scheme(scheme)
-    table = _table(competition, frame.sort_values("sample_id", kind="stable"), rule)
+    frame = frame.sort_values("sample_id", kind="stable")
+    table = _table(competition, frame, rule)
     units = table[table["scored"]].drop_duplicates("unit_id")
     given = competition.assign_folds(frame)
     if given is not None:
-        of_unit = dict(zip(frame["unit_id"], given.astype(int), strict=True))
+        of_unit = _assigned(frame, given)
     else:
         labels = _labels(frame, rule).reindex(units["unit_id"])
         of_unit = dict(zip(units["unit_id"], _split(rule, units, labels), strict=True))
@@ -42,6 +44,15 @@ def make_folds(competition: Competition, frame: pd.DataFrame, scheme: str | None
     table = table.assign(fold=fold)[COLUMNS].reset_index(drop=True)
     require_no_leak(table)
     return table
+
+
+def _assigned(frame: pd.DataFrame, given: pd.Series) -> dict[str, int]:
+    """The adapter's fold of each unit. Raises FoldError where the rows of one unit were given several."""
+    folds = pd.DataFrame({"unit": frame["unit_id"].to_numpy(), "fold": np.asarray(given).astype(int)})
+    split_units = folds.groupby("unit")["fold"].nunique().loc[lambda count: count > 1].index.tolist()
+    if split_units:
+        raise FoldError("one fold for all rows of a unit", f"several: {examples(split_units)}", "mend assign_folds")
+    return dict(zip(folds["unit"], folds["fold"], strict=True))
 
 
 def _table(competition: Competition, frame: pd.DataFrame, rule: Folds) -> pd.DataFrame:
@@ -89,7 +100,7 @@ def _split(rule: Folds, units: pd.DataFrame, labels: pd.Series) -> np.ndarray:
     }[grouped, stratified](rule.n, **shuffled)
     fold = np.empty(len(units), int)
     try:
-        for number, (_, held) in enumerate(splitter.split(np.zeros(len(units)), labels, groups)):
+        for number, (_, held) in enumerate(splitter.split(np.zeros(len(units)), labels, groups if grouped else None)):
             fold[held] = number
     except ValueError as error:
         raise FoldError(
@@ -99,7 +110,7 @@ def _split(rule: Folds, units: pd.DataFrame, labels: pd.Series) -> np.ndarray:
 
 
 def require_no_leak(table: pd.DataFrame) -> None:
-    """Raise FoldError where a unit or a group stands in two folds, or where unscored rows of a held-out group always train."""
+    """Raise FoldError where a unit or a group stands in two folds, or where a scored row is in none."""
     for column in ("unit_id", "group"):
         spans = table.groupby(column)["fold"].nunique()
         if (spans > 1).any():
@@ -120,14 +131,17 @@ def require_no_leak(table: pd.DataFrame) -> None:
 def extend_folds(
     competition: Competition, frame: pd.DataFrame, table: pd.DataFrame, scheme: str | None = None
 ) -> pd.DataFrame:
-    """The table with rows for the samples it lacks; no row moves. New rows join their group's fold, new groups the smallest fold."""
+    """The table with rows for the samples it lacks; no row moves.
+
+    New rows join their group's fold, new groups the smallest fold.
+    """
     rule = competition.scheme(scheme)
     fresh = _table(competition, frame[~frame["sample_id"].isin(table["sample_id"])].sort_values("sample_id"), rule)
     of_group = dict(zip(table["group"], table["fold"], strict=True))
     sizes = table[table["scored"]]["fold"].value_counts().reindex(range(rule.n), fill_value=0)
     for group, rows in fresh.groupby("group"):
         if group not in of_group:
-            of_group[group] = int(sizes.idxmin()) if rows["scored"].any() else -1
+            of_group[group] = int(sizes.to_numpy().argmin()) if rows["scored"].any() else -1
         if of_group[group] >= 0:
             sizes[of_group[group]] += int(rows["scored"].sum())
     extended = pd.concat([table, fresh.assign(fold=fresh["group"].map(of_group))[COLUMNS]], ignore_index=True)
@@ -170,8 +184,10 @@ def with_folds(frame: pd.DataFrame, table: pd.DataFrame, path: Path) -> pd.DataF
     if known != seen:
         raise FoldError(
             f"{path} to hold the {len(seen)} sample_ids of the training frame",
-            f"{len(seen - known)} not in the file ({examples(sorted(seen - known))}), {len(known - seen)} only in the file ({examples(sorted(known - seen))})",
-            "new rows: kit folds NAME --extend. Rows that are gone: restore the data, or delete the file and every run made with it",
+            f"{len(seen - known)} not in the file ({examples(sorted(seen - known))}), "
+            f"{len(known - seen)} only in the file ({examples(sorted(known - seen))})",
+            "new rows: kit folds NAME --extend. Rows that are gone: restore the data, "
+            "or delete the file and every run made with it",
         )
     return frame.assign(fold=frame["sample_id"].map(dict(zip(table["sample_id"], table["fold"], strict=True))))
 
