@@ -23,7 +23,8 @@ def test_accuracy_is_the_share_of_right_rows():
 
 
 @pytest.mark.parametrize(
-    ("said", "area"), [([0.9, 0.1, 0.8, 0.2], 1.0), ([0.1, 0.9, 0.2, 0.8], 0.0), ([5, 5, 5, 5], 0.5), ([3, 2, 1, 0], 0.75)]
+    ("said", "area"),
+    [([0.9, 0.1, 0.8, 0.2], 1.0), ([0.1, 0.9, 0.2, 0.8], 0.0), ([5, 5, 5, 5], 0.5), ([3, 2, 1, 0], 0.75)],
 )
 def test_roc_auc_counts_pairs_in_order(said, area):
     """Closed form: the share of (positive, negative) pairs in the right order, ties a half."""

@@ -66,7 +66,7 @@ def test_align_gives_the_rows_asked_for_by_id():
 
 
 def test_align_names_ids_that_are_not_there():
-    """"7" is there, "07" is not, and the error says so."""
+    """ "7" is there, "07" is not, and the error says so."""
     with pytest.raises(DataError, match="'07'"):
         table().align(["7", "07"])
 

@@ -44,7 +44,8 @@ def test_strided_masks_encode_like_their_copies():
 
 
 @pytest.mark.parametrize(
-    "text", ["1", "1 2 3", "0 1", "7 1", "6 2", "-1 2", "1 -1", "1.5 2", "a b", "nan", "9223372036854775807 9", "9" * 30]
+    "text",
+    ["1", "1 2 3", "0 1", "7 1", "6 2", "-1 2", "1 -1", "1.5 2", "a b", "nan", "9223372036854775807 9", "9" * 30],
 )
 def test_texts_that_are_no_mask_of_this_image_are_refused(text):
     """Odd counts, starts below 1, ends beyond 2 x 3, fractions, words and overflows raise DataError showing the text."""

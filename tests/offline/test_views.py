@@ -57,7 +57,9 @@ def test_scale_takes_bags():
     assert torch.equal(view.apply(bags).flatten(0, 1), view.apply(bags.flatten(0, 1)))
 
 
-@pytest.mark.parametrize(("name", "near"), [("hfilp", "hflip"), ("rotate90", "rot90"), ("scale9", "scale"), ("scalenan", "scale")])
+@pytest.mark.parametrize(
+    ("name", "near"), [("hfilp", "hflip"), ("rotate90", "rot90"), ("scale9", "scale"), ("scalenan", "scale")]
+)
 def test_an_unknown_view_gives_the_nearest(name, near):
     """A misspelt or senseless view is refused with the nearest name."""
     with pytest.raises(RecipeError, match=f"did you mean '{near}"):
