@@ -33,7 +33,9 @@ RECIPES = ("small", "byob")
 
 
 def walk(home: Path | None = None) -> Path:
-    """Fork the digits, train two recipes, blend, bundle, rehearse, predict and score the held-back labels; returns submission.csv.
+    """Fork the digits, train two recipes, blend, bundle, rehearse, predict, score the held-back labels.
+
+    Returns the path of submission.csv, which is also the last line printed.
 
     home: where to walk; None makes a scratch folder, which stays, so that its files can be looked at.
     """
@@ -48,7 +50,7 @@ def walk(home: Path | None = None) -> Path:
         results = run_checks(competition, data)
         bad = [f"{one.name}: {one.message}" for one in results if not one.ok]
         if bad:
-            raise DataError("every check of the embedded competition to pass", "; ".join(bad), "look at competitions/digits/adapter.py")
+            raise DataError("every check of the digits to pass", "; ".join(bad), "mend competitions/digits/adapter.py")
     with _timed("folds", seconds):
         ground = open_ground(competition, data)
     runs = []

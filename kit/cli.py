@@ -1,0 +1,379 @@
+"""The command line: verbs to functions, no logic. Heavy imports wait until a verb needs them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="kit",
+    help="A starter kit for Kaggle image competitions: fork a template, train folds, blend, submit offline.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A competition: a folder in competitions/.", show_default=False)]
+Home = Annotated[
+    Path | None,
+    typer.Option(
+        "--home", envvar="KIT_HOME", help="The folder with competitions/ [default: here].", show_default=False
+    ),
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="The host's files [default: competitions/NAME/data].", show_default=False)
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One JSON object on standard output, everything else on standard error.")
+]
+Bundle = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="A bundle: its name in offline_weights/, or its folder.", show_default=False)
+]
+
+
+@app.command("list")
+def list_(home: Home = None) -> None:
+    """Show the competitions and templates."""
+    from kit.offline.places import list_competitions, load_competition
+
+    rows = []
+    for name in list_competitions(home):
+        competition = load_competition(name, home)
+        better = "higher" if competition.greater_is_better else "lower"
+        rows.append([name, competition.slug, type(competition.task).__name__, competition.scheme().n, better])
+    _table(["name", "slug", "task", "folds", "better score"], rows)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new competition: a-z, 0-9 and _.", show_default=False)],
+    template: Annotated[str, typer.Option("--from", help="The competition to copy; see kit list.", show_default=False)],
+    slug: Annotated[
+        str | None, typer.Option(help="Kaggle's slug [default: NAME with dashes].", show_default=False)
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Fork a template into competitions/NAME/."""
+    from kit import scaffold
+
+    folder = scaffold.new(name, template, slug, home)
+    print(f"{folder} is yours. Next:")
+    for command in scaffold.next_commands(name):
+        print(f"  {command}")
+
+
+@app.command()
+def check(name: Name, data: Data = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Run the contract of an adapter as named checks."""
+    from kit.check import run_checks
+    from kit.offline.places import load_competition
+
+    competition = load_competition(name, home)
+    results = run_checks(competition, _data(name, data, home))
+    if as_json:
+        _json({"competition": name, "ok": all(one.ok for one in results), "checks": [vars(one) for one in results]})
+    else:
+        for one in results:
+            print(f"{'skip' if one.skipped else 'ok  ' if one.ok else 'FAIL'}  {one.name}")
+            if one.message and not one.ok:
+                print("      " + one.message.replace("\n", "\n      "))
+    bad = [one.name for one in results if not one.ok]
+    if bad:
+        _say(f"{len(bad)} of {len(results)} checks failed")
+        raise typer.Exit(1)
+
+
+@app.command()
+def folds(
+    name: Name,
+    scheme: Annotated[
+        str | None, typer.Option(help="A named scheme of the adapter [default: its first].", show_default=False)
+    ] = None,
+    extend: Annotated[bool, typer.Option("--extend", help="Add rows that the table lacks; no row moves.")] = False,
+    data: Data = None,
+    home: Home = None,
+) -> None:
+    """Freeze the folds, or show the frozen ones."""
+    from kit.offline.places import load_competition
+    from kit.training import fanout
+    from kit.training.folds import extend_folds, fold_file, load_folds, save_folds
+
+    competition = load_competition(name, home)
+    assert competition.folder is not None
+    path = fold_file(competition.folder, scheme)
+    if extend and path.is_file():
+        frame = fanout.training_frame(competition, _data(name, data, home))
+        save_folds(extend_folds(competition, frame, load_folds(path), scheme), path)
+    ground = fanout.open_ground(competition, _data(name, data, home), scheme, print)
+    counts = ground.table.groupby("fold").agg(
+        rows=("sample_id", "size"), units=("unit_id", "nunique"), groups=("group", "nunique")
+    )
+    _table(
+        ["fold", "rows", "units", "groups"],
+        [[int(fold), *map(int, row)] for fold, row in zip(counts.index, counts.to_numpy(), strict=True)],
+    )
+    print(f"{path}  hash {ground.folds_sha256[:12]}")
+
+
+@app.command()
+def train(
+    name: Name,
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe: a name in recipes.py.", show_default=False)],
+    fold: Annotated[
+        list[int] | None,
+        typer.Option("--fold", help="A fold to train; repeat for several [default: all].", show_default=False),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="field=value of the recipe; repeat for several.", show_default=False),
+    ] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="One short epoch on 64 rows, nothing kept: does it hang together?")
+    ] = False,
+    scheme: Annotated[str | None, typer.Option(help="A named fold scheme.", show_default=False)] = None,
+    data: Data = None,
+    home: Home = None,
+) -> None:
+    """Train the folds of a recipe. The same command goes on where it stopped."""
+    from kit.offline.places import home_folder, load_competition
+    from kit.training import fanout
+    from kit.training.recipe import find_recipe, override
+    from kit.training.rundir import table_of
+
+    competition = load_competition(name, home)
+    assert competition.folder is not None
+    chosen = override(find_recipe(competition.folder, recipe), settings or [])
+    ground = fanout.open_ground(competition, _data(name, data, home), scheme)
+    if smoke:
+        fanout.smoke(ground, chosen, home_folder(home))
+        print("it hangs together; nothing was kept")
+        return
+    run = fanout.train_run(ground, recipe, chosen, fold, home_folder(home))
+    _runs(table_of([run]))
+
+
+@app.command()
+def runs(name: Name, home: Home = None, as_json: AsJson = False) -> None:
+    """Show the runs and blends of a competition, oldest first."""
+    from kit.offline.places import competition_folder
+    from kit.training.rundir import list_runs, table_of
+
+    rows = table_of(list_runs(competition_folder(name, home)))
+    if as_json:
+        _json({"competition": name, "runs": rows})
+    else:
+        _runs(rows)
+
+
+@app.command()
+def blend(
+    name: Name,
+    members: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs, or the beginnings of their names.", show_default=False)
+    ],
+    method: Annotated[
+        str, typer.Option(help="mean, rank, climb (hill climbing with replacement) or convex (weights on a simplex).")
+    ] = "climb",
+    data: Data = None,
+    home: Home = None,
+) -> None:
+    """Blend runs, with weights fitted on OOF, and say what cross-fitting makes of each method."""
+    from kit.offline.errors import RunError, did_you_mean
+    from kit.offline.places import load_competition
+    from kit.training import fanout
+    from kit.training.ensemble import METHODS, blend_runs
+    from kit.training.rundir import find_run, table_of
+
+    if method not in METHODS:
+        raise RunError(f"--method out of {', '.join(METHODS)}", repr(method), did_you_mean(method, METHODS))
+    competition = load_competition(name, home)
+    assert competition.folder is not None
+    found = [find_run(competition.folder, member) for member in members]
+    ground = fanout.open_ground(competition, _data(name, data, home), found[0].record["scheme"])
+    run = blend_runs(found, competition, ground.frame, method)
+    _table(["member", "weight"], [[member["run"], f"{member['weight']:.3f}"] for member in run.record["members"]])
+    _table(
+        ["method", "cross-fitted score"],
+        [[each, _number(score)] for each, score in run.record["cross_fitted_by_method"].items()],
+    )
+    _runs(table_of([*found, run]))
+
+
+@app.command()
+def bundle(
+    name: Name,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run or a blend.", show_default=False)],
+    folds: Annotated[
+        str | None,
+        typer.Option("--folds", help="Folds to take, as 0,1 [default: all that are done].", show_default=False),
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Pack weights, code and manifest as an offline Kaggle dataset in offline_weights/."""
+    from kit.offline.places import home_folder, load_competition
+    from kit.shipping.bundle import make_bundle
+    from kit.training.rundir import find_run
+
+    competition = load_competition(name, home)
+    assert competition.folder is not None
+    folder = make_bundle(find_run(competition.folder, run), competition, home_folder(home), _numbers(folds))
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"{folder}  {len(list(folder.glob('*.safetensors')))} members, {size / 1e6:.1f} MB")
+
+
+@app.command()
+def notebook(
+    name: Bundle, owner: Annotated[str, typer.Option(help="Your Kaggle user name.")] = "OWNER", home: Home = None
+) -> None:
+    """Render the offline submission notebook of a bundle."""
+    from kit.shipping.bundle import find_bundle
+    from kit.shipping.notebook import render_notebook
+
+    print(render_notebook(find_bundle(name, home), owner))
+
+
+@app.command()
+def rehearse(
+    name: Bundle,
+    rows: Annotated[
+        int | None,
+        typer.Option(help="Training rows that play the hidden test set [default: 200 at most].", show_default=False),
+    ] = None,
+    limit: Annotated[
+        float | None, typer.Option(help="Minutes a run may take [default: the host's].", show_default=False)
+    ] = None,
+    data: Data = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the notebook without a network on the test set and on a hidden-like one, and validate what it writes."""
+    from dataclasses import asdict
+
+    from kit.offline.manifest import open_bundle
+    from kit.offline.places import home_folder
+    from kit.shipping.bundle import find_bundle
+    from kit.shipping.rehearse import rehearse as run_rehearsal
+
+    folder = find_bundle(name, home)
+    found = _data(open_bundle(folder).competition, data, home)
+    report = run_rehearsal(folder, found, home_folder(home), rows, limit, _say if as_json else print)
+    if as_json:
+        _json(asdict(report))
+
+
+@app.command()
+def predict(
+    name: Bundle,
+    data: Annotated[Path, typer.Option("--data", help="The host's files to predict.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Where the submission goes.")] = Path("submission.csv"),
+    home: Home = None,
+) -> None:
+    """Predict a test set with a bundle, byte for byte as its notebook does."""
+    from kit.shipping.bundle import find_bundle
+    from kit.shipping.predict import predict_at_home
+
+    predict_at_home(find_bundle(name, home), data, out)
+
+
+@app.command()
+def demo(
+    home: Annotated[
+        Path | None, typer.Option("--home", help="Where to walk [default: a scratch folder].", show_default=False)
+    ] = None,
+) -> None:
+    """Walk the whole road on the embedded digits: folds, two recipes, blend, bundle, rehearsal, submission.csv."""
+    from kit.demo import walk
+
+    walk(home)
+
+
+def main() -> None:
+    """Run a verb. Exit 0 when done, 1 with a clear error, 2 for wrong usage, 130 or 143 after an interrupt."""
+    signal.signal(signal.SIGINT, lambda *_: _interrupted(130))
+    signal.signal(signal.SIGTERM, lambda *_: _interrupted(143))
+    try:
+        app()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        found = f"{error.strerror} ({error.filename})"
+        _fail(f"expected: free disk\nfound:    {found}\nto do:    free some space and run the same command again")
+    except Exception as error:
+        from kit.offline.errors import KitError
+
+        if not isinstance(error, KitError):
+            raise
+        _fail(str(error))
+
+
+def _interrupted(code: int) -> None:
+    _say("interrupted: the same command goes on from the last commit")
+    sys.exit(code)
+
+
+def _fail(message: str) -> None:
+    _say(message)
+    sys.exit(1)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _json(content: Any) -> None:
+    print(json.dumps(content, sort_keys=True, default=str))
+
+
+def _data(name: str, data: Path | None, home: Path | None) -> Path:
+    from kit.offline.places import competition_folder
+
+    return data if data is not None else competition_folder(name, home) / "data"
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no list of fold numbers like 0,1", param_hint="--folds") from None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5f}"
+
+
+def _runs(rows: Sequence[dict[str, Any]]) -> None:
+    header = ["run", "folds", "pooled", "spread", "cross-fitted", "by fold", "minutes"]
+    cells = []
+    for row in rows:
+        by_fold = " ".join("-" if score is None else f"{score:.4f}" for score in row["by_fold"].values())
+        note = f" (fitted on scored rows: {', '.join(row['fitted'])})" if row["fitted"] else ""
+        pooled, spread, crossed = (_number(row[name]) for name in ("pooled", "spread", "cross_fitted"))
+        cells.append([row["run"], row["folds"], pooled + note, spread, crossed, by_fold, row["minutes"]])
+    _table(header, cells)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table that stays whole where the terminal is narrow or there is none."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=box.SIMPLE, show_edge=False, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(str, row))
+    console = Console(highlight=False)
+    (console if console.is_terminal else Console(highlight=False, width=200)).print(table)
+
+
+if __name__ == "__main__":
+    main()
