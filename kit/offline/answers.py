@@ -13,7 +13,7 @@ from kit.offline.contract import Competition
 from kit.offline.errors import DataError, NotFound, SubmissionError, examples
 from kit.offline.frames import read_table, units_of
 from kit.offline.predictions import Gallery, Maps, Predictions, blend, join
-from kit.offline.tasks import Learned, Task
+from kit.offline.tasks import Learned
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def score_of(
 
 def tuned(competition: Competition, frame: pd.DataFrame, parts: Sequence[Part], learned: Learned) -> Learned:
     """`learned` with the task's decisions fitted on these OOF parts; the same object where the task decides nothing."""
-    if type(competition.task).tune is Task.tune:
+    if not competition.task.decides:
         return learned
     sign = 1.0 if competition.greater_is_better else -1.0
 
@@ -141,7 +141,7 @@ def tuned(competition: Competition, frame: pd.DataFrame, parts: Sequence[Part], 
 
 def cross_fitted(competition: Competition, frame: pd.DataFrame, parts: Sequence[Part], learned: Learned) -> float:
     """The pooled score when each fold's decisions are fitted on the others; NaN with one fold that needs fitting."""
-    if type(competition.task).tune is Task.tune:
+    if not competition.task.decides:
         return score_of(competition, frame, parts, learned)
     if len(parts) < 2:
         return float("nan")

@@ -28,6 +28,7 @@ class ModelSpec:
 
     backbone: timm architecture, its pretrained tag left away. outputs: size of the head. channels: of the input.
     size: input height and width in pixels. head: the task's kind of head. arguments: further timm arguments.
+    targets: width of a row of targets, for heads that compare with every label in training (ArcFace); 0 if dense.
     """
 
     backbone: str
@@ -38,6 +39,7 @@ class ModelSpec:
     drop_rate: float = 0.0
     drop_path: float = 0.0
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    targets: int = 0
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,11 @@ class Task:
         """Sample predictions in a space that members share: similarities per label for retrieval, else as they are."""
         return predictions
 
+    @property
+    def decides(self) -> bool:
+        """Whether `tune` fits anything."""
+        return type(self).tune is not Task.tune
+
     def truth(self, units: pd.DataFrame, learned: Learned, gallery: Gallery | None = None) -> pd.DataFrame:
         """True answers of the units, indexed like them, in the form that `decode` gives.
 
@@ -78,7 +83,10 @@ class Task:
     def tune(
         self, predictions: Predictions | Maps, units: pd.DataFrame, score: Callable[[Learned], float], learned: Learned
     ) -> Learned:
-        """`learned` with decisions fitted on OOF. `score(learned)` decodes, formats and scores; greater is better."""
+        """`learned` with decisions fitted on OOF, if the task `decides`.
+
+        `score(learned)` decodes, formats and scores; greater is better.
+        """
         return learned
 
 
@@ -214,10 +222,14 @@ class Binary(Task):
     def columns(self) -> tuple[str, ...]:  # type: ignore[override]
         return (self.column,)
 
+    @property
+    def decides(self) -> bool:
+        return self.answer == "label"
+
     def learn(self, frame: pd.DataFrame) -> Learned:
         require_columns(frame, self.columns, "the training frame")
         _require_labels(frame, self.column, [self.negative, self.positive])
-        return {"threshold": 0.5} if self.answer == "label" else {}
+        return {"threshold": 0.5} if self.decides else {}
 
     def targets(self, frame: pd.DataFrame, learned: Learned) -> np.ndarray:
         _require_labels(frame, self.column, [self.negative, self.positive])
@@ -253,7 +265,7 @@ class Binary(Task):
     def tune(
         self, predictions: Predictions | Maps, units: pd.DataFrame, score: Callable[[Learned], float], learned: Learned
     ) -> Learned:
-        if self.answer == "probability":
+        if not self.decides:
             return learned
         values = np.unique(_table(predictions, units, self.columns))
         candidates = np.unique(np.quantile(values, np.linspace(0.0, 1.0, 101))).tolist()

@@ -324,7 +324,7 @@ def test_unfit_takes_any_grid_and_size():
 
 @pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
 def test_a_place_in_the_image_comes_back_to_its_place(fit):
-    """A bright square, fitted, said by a perfect network on a coarser grid, unfitted and brought to native size, is there."""
+    """A bright square, fitted, said on a coarser grid, unfitted and brought to native size, is where it was."""
     image = np.zeros((120, 80, 1), np.float32)
     image[40:80, 20:60] = 1
     preparation = Preparation((64, 64), (0.0,), (1.0,), fit=fit)

@@ -154,7 +154,7 @@ def test_ranks_of_one_row_alone_are_its_ranks_among_all():
 
 
 def test_ranks_are_quantiles_of_the_reference():
-    """The reference's own ends are 0 and 1, its middle a half, values outside are clipped, and any scale gives the same."""
+    """The reference's ends are 0 and 1, its middle a half, values outside are clipped, the scale does not matter."""
     reference = Predictions([f"r{n}" for n in range(101)], np.arange(101.0)[::-1, None] / 100, ("y",))
     asked = Predictions(["lo", "mid", "hi", "out"], [[0.0], [0.5], [1.0], [7.0]], ("y",))
     ranks = asked.ranked(reference.quantiles_of()).values[:, 0]
@@ -223,7 +223,7 @@ class Loads:
 
 def test_maps_are_loaded_one_at_a_time_and_only_when_read(tmp_path):
     """Align, only, join, blend and mean_by load nothing; saving loads each map once and drops it for the next."""
-    loads = Loads({name: 0.2 for name in IDS})
+    loads = Loads(dict.fromkeys(IDS, 0.2))
     maps = Maps.join([loads.maps.only(IDS[:2]), loads.maps.align(IDS[2:])])
     blended = blend([maps, maps.align(IDS[::-1])], [1, 1])
     maps.mean_by(dict.fromkeys(IDS, "u"))

@@ -48,7 +48,7 @@ def test_strided_masks_encode_like_their_copies():
     ["1", "1 2 3", "0 1", "7 1", "6 2", "-1 2", "1 -1", "1.5 2", "a b", "nan", "9223372036854775807 9", "9" * 30],
 )
 def test_texts_that_are_no_mask_of_this_image_are_refused(text):
-    """Odd counts, starts below 1, ends beyond 2 x 3, fractions, words and overflows raise DataError showing the text."""
+    """Odd counts, starts below 1, ends beyond 2 x 3, fractions, words and overflows are refused, showing the text."""
     with pytest.raises(DataError) as caught:
         rle.decode(text, 2, 3)
     assert text[:20] in caught.value.found

@@ -175,7 +175,7 @@ def tune(task, values, labels):
 @pytest.mark.parametrize("scale", [1.0, 0.01, 1e-7])
 @pytest.mark.parametrize("positives", [1, 100, 199])
 def test_a_fitted_threshold_wins_a_rescaled_score_back(scale, positives):
-    """Perfect predictions, squeezed to any range and with positives as rare as one in 200, score 1 once the threshold fits."""
+    """Perfect predictions, squeezed to any range, with positives as rare as one in 200, score 1 once fitted."""
     rng = np.random.default_rng(0)
     labels = rng.permutation(["1"] * positives + ["0"] * (200 - positives)).tolist()
     values = [scale * (1.0 if label == "1" else 0.1) for label in labels]

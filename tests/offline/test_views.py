@@ -27,7 +27,7 @@ def test_the_eight_views_differ():
 
 
 def test_names_mean_what_they_say():
-    """hflip mirrors left and right, vflip up and down, rot90 turns a quarter counter-clockwise, transpose swaps axes."""
+    """hflip mirrors left and right, vflip up and down, rot90 turns counter-clockwise, transpose swaps axes."""
     image = torch.tensor([[1.0, 2.0], [3.0, 4.0]])[None, None]
     want = {
         "hflip": [[2, 1], [4, 3]],
