@@ -132,8 +132,8 @@ class Context:
     @property
     def constant(self) -> pd.DataFrame:
         """The host's table with one answer for all test units."""
-        units = units_of(self.test)
-        return self._once("submission", lambda: self.competition.constant_submission(units, self.data))
+        of, units, _ = self.competition, units_of(self.test), self.train  # the constant is a training answer
+        return self._once("submission", lambda: of.constant_submission(units, self.data))
 
     @property
     def hows(self) -> list[Mapping[str, Any]]:
@@ -461,7 +461,7 @@ def decisions_survive_rescaling(context: Context) -> str:
 
 
 def a_hidden_test_of_any_size_works(context: Context) -> str:
-    """With no training file mounted, just the units of an empty, a small and a doubled test set are read and written."""
+    """With no training file mounted, the units of an empty, a small and a doubled test set are read and written."""
     if not len(context.test):
         raise Skipped("the data folder holds no test row to learn the layout from")
     names = spread(context.train.drop_duplicates("unit_id"), 2 * HIDDEN_UNITS)["unit_id"]

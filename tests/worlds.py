@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from kit.demo import write_digits
-
 
 def cassava(data: Path, rows: int = 60, test: int = 9, seed: int = 0) -> None:
     """Five kinds of striped leaves as JPEG photographs, 80 x 60; `image_id` carries ".jpg"."""
@@ -39,6 +37,8 @@ def aerial_cactus(data: Path, rows: int = 60, test: int = 9, seed: int = 0) -> N
 
 def digits(data: Path, rows: int | None = None, seed: int = 0) -> None:
     """The embedded competition; `rows` keeps that many of its training rows."""
+    from kit.demo import write_digits  # here, since the demo imports the whole kit
+
     write_digits(data, None, seed=seed)
     if rows is not None:
         table = pd.read_csv(data / "train.csv", dtype=str)
