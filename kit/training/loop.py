@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -200,31 +200,37 @@ def train_fold(fold: Fold) -> None:
 
 def set_up(fold: Fold) -> Setup:
     """Preparation and spec from the recipe, the backbone's config and a first image; sources of all rows, cached."""
-    recipe, competition = fold.recipe, fold.competition
+    recipe, competition, task = fold.recipe, fold.competition, fold.competition.task
     if len(fold.train) < 2 or not len(fold.held):
         found = f"{len(fold.train)} that train, {len(fold.held)} that score"
         raise RunError(f"at least 2 rows that train and 1 that scores in fold {fold.number}", found, "use fewer folds")
     row = rows_of(fold.held)(0)
-    raw = competition.cut(competition.read(row, fold.data, recipe.read), row, recipe.read, None)
-    channels = raw.shape[-1] if raw.ndim > 2 else 1
-    config = input_config(recipe.backbone, channels, recipe.pretrained, fold.home)
-    preparation = Preparation(
+    # The image that tells the channels comes from the cache, so that each source is read once.
+    stored = Preparation(
         size=recipe.size,
-        mean=config.mean,
-        std=config.std,
+        mean=(),
+        std=(),
         fit=recipe.fit,
-        interpolation=config.interpolation,
         cache_size=recipe.cache_size,
         jpeg=recipe.cache == "jpeg",
         how=recipe.read,
     )
-    sources = cached_sources(competition, fold.every, fold.data, preparation, fold.cache, recipe.cache, fold.say)
-    outputs = len(competition.task.outputs(fold.learned))
-    spec = ModelSpec(
-        recipe.backbone, outputs, recipe.size, channels, competition.task.head, recipe.drop_rate, recipe.drop_path
-    )
+    sources = cached_sources(competition, fold.every, fold.data, stored, fold.cache, recipe.cache, fold.say)
     example = competition.cut(sources(row), row, recipe.read, None)
     example = example if example.ndim > 2 else example[:, :, None]
+    channels = example.shape[-1]
+    config = input_config(recipe.backbone, channels, recipe.pretrained, fold.home)
+    preparation = replace(stored, mean=config.mean, std=config.std, interpolation=config.interpolation)
+    spec = ModelSpec(
+        recipe.backbone,
+        len(task.outputs(fold.learned)),
+        recipe.size,
+        channels,
+        task.head,
+        recipe.drop_rate,
+        recipe.drop_path,
+        targets=0 if task.dense else task.targets(fold.train.head(1), fold.learned).shape[1],
+    )
     return Setup(preparation, sources, spec, example, config.licence if recipe.pretrained else "trained from scratch")
 
 
