@@ -18,7 +18,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from kit.offline.contract import Competition
-from kit.offline.errors import RecipeError, WeightsError, did_you_mean
+from kit.offline.errors import RecipeError, WeightsError, did_you_mean, examples
 from kit.offline.places import has_module, load_module
 
 
@@ -138,15 +138,7 @@ def load_pretrained(model: nn.Module, spec: ModelSpec, pretrained: bool | str, h
     """
     if pretrained is False:
         return
-    arguments = _pretrained_arguments(spec.backbone, pretrained, home)
-    try:
-        weights = create_backbone(spec, **arguments).state_dict()
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise WeightsError(
-            f"weights of {spec.backbone} from pretrained={pretrained!r}",
-            f"{type(error).__name__}: {str(error)[:300]}",
-            "name the weights of this very backbone, download them again, or set pretrained=False",
-        ) from None
+    weights = _pretrained_state(spec, pretrained, home)
     own = model.state_dict()
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     if not fitting:
@@ -156,6 +148,32 @@ def load_pretrained(model: nn.Module, spec: ModelSpec, pretrained: bool | str, h
             "give model.py the same parameter names, or set pretrained=False",
         )
     model.load_state_dict({**own, **fitting})
+
+
+def _pretrained_state(spec: ModelSpec, pretrained: bool | str, home: Path) -> dict[str, torch.Tensor]:
+    """What the weights give: all parameters of the backbone, the classifier's only where its size is theirs.
+
+    timm leaves parameters that a file lacks as they were drawn and only logs it. So the network is made twice: what
+    differs was drawn, and that may be the classifier alone.
+    """
+    arguments = _pretrained_arguments(spec.backbone, pretrained, home)
+    remedy = "name the weights of this very backbone, download them again, or set pretrained=False"
+    try:
+        with torch.random.fork_rng(devices=[]):
+            source, again = create_backbone(spec, **arguments), create_backbone(spec, **arguments)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        found = f"{type(error).__name__}: {str(error)[:300]}"
+        raise WeightsError(f"weights of {spec.backbone} from pretrained={pretrained!r}", found, remedy) from None
+    weights, others = source.state_dict(), again.state_dict()
+    drawn = {name for name, value in weights.items() if not torch.equal(value, others[name])}
+    classifier = getattr(source, "pretrained_cfg", {}).get("classifier") or ()
+    heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    lacking = sorted(name for name in drawn if not name.startswith(heads))
+    if lacking:
+        raise WeightsError(
+            f"all weights of {spec.backbone} from pretrained={pretrained!r}", f"none for {examples(lacking)}", remedy
+        )
+    return {name: value for name, value in weights.items() if not (drawn and name.startswith(heads))}
 
 
 def _pretrained_arguments(backbone: str, pretrained: bool | str, home: Path) -> dict[str, Any]:
