@@ -20,9 +20,7 @@ class Adapter(Competition):
 
     def train_frame(self, data: Path) -> pd.DataFrame:
         table = read_table(data / "train.csv", ["id", "has_cactus"])
-        return pd.DataFrame(
-            {"sample_id": table["id"], "path": "train/" + table["id"], "has_cactus": table["has_cactus"]}
-        )
+        return table.assign(sample_id=table["id"], path="train/" + table["id"])
 
     def test_frame(self, data: Path) -> pd.DataFrame:
         names = [path.name for path in frames.list_files(data / "test", [".jpg"])]

@@ -4,7 +4,7 @@
 
 Nothing here was measured on the competition's data. Reckoned from operation counts: ConvNeXt-T at 384 px takes 13 GMACs
 an image, so `baseline` costs about 70 PFLOP over five folds, an hour where a device sustains 20 TFLOP/s.
-`kit bench cassava baseline` measures yours. The labels are noisy, which is why mixing and label smoothing are on; the
+The labels are noisy, which is why mixing and label smoothing are on; the
 best teams blended unlike networks, hence three families.
 """
 

@@ -13,7 +13,7 @@ from kit.offline.contract import Competition
 from kit.offline.errors import DataError, FoldError, examples
 from kit.offline.frames import checked
 from kit.offline.places import has_module, load_module, missing_files
-from kit.training.folds import fold_file, fold_hash, load_folds, make_folds, save_folds, split, with_folds
+from kit.training.folds import fold_file, fold_hash, load_folds, make_folds, rare_labels, save_folds, split, with_folds
 from kit.training.loop import Fold, train_fold
 from kit.training.recipe import Recipe
 from kit.training.rundir import Run, locked, open_run, summarise
@@ -23,7 +23,7 @@ SMOKE_ROWS = 64
 
 @dataclasses.dataclass(frozen=True)
 class Ground:
-    """What every run of a competition stands on: the checked training frame with fold numbers, and the frozen table's hash."""
+    """What every run of a competition stands on: the checked training frame with fold numbers, and the frozen table."""
 
     competition: Competition
     frame: pd.DataFrame
@@ -43,6 +43,8 @@ def open_ground(
     if not path.is_file():
         save_folds(make_folds(competition, frame, scheme), path)
         say(f"folds frozen in {path}")
+        if rare := rare_labels(competition, frame, scheme):
+            say(f"labels with fewer units than folds, absent from some: {examples(rare)}")
     table = load_folds(path)
     return Ground(competition, with_folds(frame, table, path), table, fold_hash(table), data, scheme)
 
@@ -52,8 +54,9 @@ def training_frame(competition: Competition, data: Path) -> pd.DataFrame:
     if not data.is_dir():
         raise DataError(f"the host's files in {data}", "no such folder", "put them there, or pass --data DIR")
     frame = checked(competition.train_frame(data), "train_frame", competition.task.columns)
+    competition.task.learn(frame)  # a label in no class is told before folds are frozen with it
     if "path" in frame.columns:
-        gone = missing_files(data, frame["path"])
+        gone = sorted(missing_files(data, frame["path"]))
         if gone:
             raise DataError(
                 f"the {len(frame)} files that train_frame lists in {data}",
@@ -80,9 +83,7 @@ def train_run(
     wanted = list(range(count)) if folds is None else list(folds)
     if set(wanted) - set(range(count)):
         raise FoldError(f"folds 0 to {count - 1}", str(wanted), "name folds of the frozen table")
-    train = (
-        load_module(competition.folder, "train").train_fold if has_module(competition.folder, "train") else train_fold
-    )
+    train = _trainer(competition.folder)
     with locked(run):
         for number in wanted:
             if number in run.folds:
@@ -91,45 +92,49 @@ def train_run(
             rows, held = split(ground.frame, number)
             train(
                 Fold(
-                    competition,
-                    recipe,
-                    learned,
-                    number,
-                    rows,
-                    held,
-                    ground.frame,
-                    ground.data,
-                    run.fold(number),
-                    competition.folder / "cache",
-                    home,
-                    say,
+                    competition=competition,
+                    recipe=recipe,
+                    learned=learned,
+                    number=number,
+                    train=rows,
+                    held=held,
+                    every=ground.frame,
+                    data=ground.data,
+                    folder=run.fold(number),
+                    cache=competition.folder / "cache",
+                    home=home,
+                    say=say,
                 )
             )
         summarise(run, ground.competition, ground.frame)
     return run
 
 
+def _trainer(folder: Path) -> Callable[[Fold], None]:
+    """The competition's own train_fold, if it has a train.py, else the kit's."""
+    return load_module(folder, "train").train_fold if has_module(folder, "train") else train_fold
+
+
 def smoke(ground: Ground, recipe: Recipe, home: Path = Path(), say: Callable[[str], None] = print) -> None:
     """One short epoch on few rows of fold 0 in a scratch folder: does it all hang together? Nothing is kept."""
     competition = ground.competition.with_task(recipe.task)
-    learned = competition.task.learn(ground.frame)
+    assert competition.folder is not None, "competitions are loaded from a folder"
     rows, held = (part.head(SMOKE_ROWS) for part in split(ground.frame, 0))
     few = dataclasses.replace(recipe, epochs=1, batch_size=min(recipe.batch_size, 16))  # type: ignore[type-var]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        train_fold(
+        _trainer(competition.folder)(
             Fold(
-                competition,
-                few,
-                learned,
-                0,
-                rows,
-                held,
-                pd.concat([rows, held]),
-                ground.data,
-                folder / "fold0",
-                folder / "cache",
-                home,
-                say,
+                competition=competition,
+                recipe=few,
+                learned=competition.task.learn(ground.frame),
+                number=0,
+                train=rows,
+                held=held,
+                every=pd.concat([rows, held]),
+                data=ground.data,
+                folder=Path(scratch) / "fold0",
+                cache=Path(scratch) / "cache",
+                home=home,
+                say=say,
             )
         )

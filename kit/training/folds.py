@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -100,13 +101,23 @@ def _split(rule: Folds, units: pd.DataFrame, labels: pd.Series) -> np.ndarray:
     }[grouped, stratified](rule.n, **shuffled)
     fold = np.empty(len(units), int)
     try:
-        for number, (_, held) in enumerate(splitter.split(np.zeros(len(units)), labels, groups if grouped else None)):
-            fold[held] = number
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # see rare_labels
+            parts = list(splitter.split(np.zeros(len(units)), labels, groups if grouped else None))
     except ValueError as error:
         raise FoldError(
             f"labels that {rule.n} folds can share", str(error), "lower n, or stratify by fewer columns"
         ) from None
+    for number, (_, held) in enumerate(parts):
+        fold[held] = number
     return fold
+
+
+def rare_labels(competition: Competition, frame: pd.DataFrame, scheme: str | None = None) -> dict[str, int]:
+    """Labels that folds are stratified by and that fewer units have than there are folds, with their counts."""
+    rule = competition.scheme(scheme)
+    counts = _labels(frame, rule).value_counts()
+    return {str(label): int(count) for label, count in counts.items() if count < rule.n}
 
 
 def require_no_leak(table: pd.DataFrame) -> None:
@@ -162,13 +173,14 @@ def load_folds(path: Path) -> pd.DataFrame:
     """A frozen fold table, checked for leaks."""
     text = read_table(path, COLUMNS)
     try:
-        table = text.assign(
-            fold=text["fold"].astype(int), scored=text["scored"].map({"True": True, "False": False}).astype(bool)
-        )
-    except ValueError:
+        table = text.assign(fold=text["fold"].astype(int), scored=text["scored"] == "True")
+    except ValueError as error:
+        raise DataError(f"whole numbers in column 'fold' of {path}", str(error), "restore the file from git") from None
+    strange = text["scored"][~text["scored"].isin(["True", "False"])]
+    if len(strange):
         raise DataError(
-            f"whole numbers in column 'fold' of {path}", "other texts", "restore the file from git"
-        ) from None
+            f"True or False in column 'scored' of {path}", examples(strange.tolist()), "restore the file from git"
+        )
     require_no_leak(table)
     return table
 
