@@ -46,7 +46,7 @@ def test_templates_at_home_come_before_those_of_the_kit(tmp_path: Path) -> None:
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    """A second fork under one name is refused and the first stays as it is; a folder with data alone is no hindrance."""
+    """A second fork under one name is refused and the first stays; a folder with data alone is no hindrance."""
     (tmp_path / "competitions/leaves/data").mkdir(parents=True)
     adapter = scaffold.new("leaves", "cassava", home=tmp_path) / "adapter.py"
     adapter.write_text("# mine\n")

@@ -155,7 +155,8 @@ def extend_folds(
             of_group[group] = int(sizes.to_numpy().argmin()) if rows["scored"].any() else -1
         if of_group[group] >= 0:
             sizes[of_group[group]] += int(rows["scored"].sum())
-    extended = pd.concat([table, fresh.assign(fold=fresh["group"].map(of_group))[COLUMNS]], ignore_index=True)
+    fresh = fresh.assign(fold=fresh["group"].map(of_group)).astype({"fold": int, "scored": bool})
+    extended = pd.concat([table, fresh[COLUMNS]], ignore_index=True)
     require_no_leak(extended)
     return extended
 

@@ -34,16 +34,16 @@ class Recipe:
     backbone: str = "resnet18.a1_in1k"
     """timm name, with its pretrained tag if it has one. The first thing to swap."""
     pretrained: bool | str = True
-    """True: timm's hub or its cache. A path below home: a safetensors file or a folder of save_for_hf. False: from scratch."""
+    """True: timm's hub or its cache. A path below home: a safetensors file or a save_for_hf folder. False: random."""
 
     image_size: int | tuple[int, int] = 224
     """Network input in pixels: a side, or height and width."""
     cache_size: Count | None = None
     """Shorter side of cached images in pixels: read once at that size. None keeps the native size."""
     cache: Literal["raw", "jpeg", "off"] = "raw"
-    """How decoded sources are kept: as they are, as JPEG of quality 95 (a tenth of the disk, 8-bit only), or not at all."""
+    """How decoded sources are kept: as they are, as JPEG of quality 95 (a tenth of the disk, 8-bit), or not at all."""
     fit: Literal["stretch", "pad", "crop"] = "stretch"
-    """How an image meets the input size in evaluation. Stretch keeps everything; pad keeps the aspect; crop keeps the centre."""
+    """How an image meets the input size in evaluation: stretched whole, padded to keep the aspect, or its centre."""
     read: Mapping[str, Any] = field(default_factory=dict)
     """Settings handed to the adapter's read and cut (mel bands, windows, channels)."""
     task: Task | None = None
@@ -121,7 +121,7 @@ FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}  # type: ignor
 
 
 def load_recipes(folder: Path) -> dict[str, Recipe]:
-    """Every module-level Recipe of `folder/recipes.py`, by its name. Raises RecipeError with the nearest field for a misspelt one."""
+    """Every module-level Recipe of `folder/recipes.py`, by name. Raises RecipeError naming the nearest field."""
     if not has_module(folder, "recipes"):
         raise NotFound(
             f"recipes in {folder / 'recipes.py'}", "no such file", "write one; see competitions/cassava/recipes.py"
@@ -148,9 +148,10 @@ def find_recipe(folder: Path, name: str) -> Recipe:
 
 
 def override(recipe: Recipe, settings: list[str]) -> Recipe:
-    """The recipe with `field=value` texts applied, each converted to the field's type. Raises RecipeError with the nearest field.
+    """The recipe with `field=value` texts applied, each converted to the field's type.
 
-    Lists are comma-separated (tta=identity,hflip), mappings are JSON, "none" is None, augment takes the name of a preset.
+    Lists are comma-separated (tta=identity,hflip), mappings are JSON, "none" is None, augment takes a preset's name.
+    Raises RecipeError with the nearest field.
     """
     changes: dict[str, Any] = {}
     for setting in settings:
@@ -179,7 +180,7 @@ def _parsed(name: str, text: str) -> Any:
     hint = typing.get_type_hints(Recipe, include_extras=True)[name]
     value: Any = text
     if name == "read":
-        value = json.loads(text) if text.startswith("{") else text
+        value = _mapping(text)
     elif text.lower() == "none" and type(None) in typing.get_args(hint):
         return None
     elif _takes_tuple(hint) and ("," in text or name == "tta"):
@@ -193,6 +194,13 @@ def _parsed(name: str, text: str) -> Any:
         raise RecipeError(
             f"--set {name}= with a value of type {_readable(hint)}", f"{text!r}: {reasons}", "mend the value"
         ) from None
+
+
+def _mapping(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecipeError('--set read={"name": value} in JSON', f"{text!r}: {error}", "mend the value") from None
 
 
 def _takes_tuple(hint: Any) -> bool:
