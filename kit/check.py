@@ -28,7 +28,7 @@ import pandas as pd
 import kit
 from kit.offline.answers import Part, host_tables, part_of, read_sample, score_of, submission_of, tuned, validate
 from kit.offline.contract import Competition, Folds, Row, Rules
-from kit.offline.errors import KitError, SubmissionError, examples
+from kit.offline.errors import KitError, examples
 from kit.offline.frames import checked, units_of
 from kit.offline.places import competition_folder, load_adapter, missing_files
 from kit.offline.predictions import Gallery, Maps, Predictions
@@ -172,7 +172,7 @@ class Context:
         """The score of shuffled truth: the worst there is where masks of another image are refused."""
         try:
             return self.score(self.shuffled())
-        except SubmissionError:
+        except KitError:
             if not self.competition.task.dense:
                 raise
             return -np.inf if self.competition.greater_is_better else np.inf
