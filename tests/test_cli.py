@@ -76,7 +76,20 @@ FAST = ("--set", "image_size=32", "--set", "epochs=1", "--set", "batch_size=8")
 
 def test_help_lists_every_verb_and_each_verb_has_help(kit: Kit) -> None:
     """`kit --help` names the verbs of this release, and each one explains itself."""
-    verbs = "list new check folds train runs blend bundle notebook rehearse predict demo".split()
+    verbs = (
+        "list",
+        "new",
+        "check",
+        "folds",
+        "train",
+        "runs",
+        "blend",
+        "bundle",
+        "notebook",
+        "rehearse",
+        "predict",
+        "demo",
+    )
     said = kit("--help")
     assert said.code == 0
     for verb in verbs:
@@ -195,7 +208,7 @@ def test_more_folds_than_groups_is_refused(kit: Kit, home: Path) -> None:
 
 
 def test_a_day_at_the_command_line(kit: Kit, home: Path) -> None:
-    """list, check, folds, train one fold, skip it, runs, blend, bundle, predict: each works on the last one's result."""
+    """list, check, folds, train one fold, skip it, runs, blend, bundle, predict: each works on the last."""
     assert "leaves" in kit("list").out
     assert kit("check", "leaves").code == 0
     first = kit("train", "leaves", "tiny", "--fold", "0", *FAST)
@@ -244,7 +257,7 @@ def test_a_full_disk_keeps_what_was_written(kit: Kit, home: Path, monkeypatch: p
     real = os.fsync
 
     def full(handle: int) -> None:
-        if "weights.safetensors" in os.readlink(f"/proc/self/fd/{handle}"):
+        if "weights.safetensors" in str(Path(f"/proc/self/fd/{handle}").readlink()):
             raise OSError(28, "No space left on device")
         real(handle)
 

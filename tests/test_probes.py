@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 import wave
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,14 @@ from PIL import Image
 
 from kit import load_competition, pixels
 from kit.offline import rle
-from kit.offline.answers import Part, blend_parts, host_tables, part_of, score_of, submission_of, validate
+from kit.offline.answers import Part, blend_parts, host_tables, part_of, score_of, submission_of, tuned, validate
 from kit.offline.batches import EvaluationSamples, FileSources, evaluation_batches
 from kit.offline.contract import Competition
 from kit.offline.frames import checked, read_table, units_of
 from kit.offline.pixels import Preparation
 from kit.offline.places import load_module
 from kit.offline.predict import predict_bundle, predict_samples
-from kit.offline.predictions import Gallery, Maps, Predictions
+from kit.offline.predictions import Gallery, Map, Maps, Predictions
 from kit.shipping.bundle import make_bundle
 from kit.training.ensemble import blend_runs
 from kit.training.fanout import Ground, open_ground, train_run
@@ -218,6 +219,65 @@ def test_masks_come_back_whole(tiles, tmp_path, fit):
     said = submission_of(tiles.competition, frame, part, {"threshold": 0.5}).set_index("id")["rle"]
     for name, mask in masks.items():
         assert (rle.decode(said[name], *mask.shape) == mask).all()
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+def test_a_coarse_network_leaves_masks_in_their_place(tiles, tmp_path, fit):
+    """Maps of half the input's height and width stitch to masks that lie where the truth lies, padded tiles included."""
+    draw = np.random.RandomState(4)
+    masks = {f"{n}": blob(26 + 3 * n % 17, 24 + 5 * n % 19, draw) for n in range(6)}
+    data = images_of(tmp_path, {name: mask.astype(np.uint8) * 255 for name, mask in masks.items()})
+    frame = checked(tiles.competition.test_frame(data), "test_frame")
+    maps = mirrored(tiles, data, frame, tmp_path / "maps", fit, stride=2)
+    for name, mask in masks.items():
+        said = maps.read(name).native()[0] >= 0.5
+        assert 2 * (said & mask).sum() / (said.sum() + mask.sum()) > 0.9
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+def test_training_masks_lie_on_their_tiles(tiles, tmp_path, fit):
+    """Through a moving cut, an augmentation and the fit, every training mask covers exactly what is bright in its tile."""
+    recipe = replace(find_recipe(tiles.competition.folder, "tiny"), fit=fit)
+    preparation = Preparation((16, 16), (0.5,) * 3, (0.5,) * 3, fit=fit)
+    frame, data = tiles.ground.frame, tiles.ground.data
+    sources = FileSources(tiles.competition, data, preparation)
+    samples = TrainingSamples(tiles.competition, frame, sources, preparation, recipe, 0, data)
+    evaluated = EvaluationSamples(tiles.competition, frame, sources, preparation)
+    moved = agree = whole = 0
+    for at in range(len(frame)):
+        _, image, mask = samples[at, 1, 0]
+        assert image.shape == (16, 16, 3) and mask.shape == (16, 16, 1)
+        bright = image.float().mean(dim=2) > 105  # resizing blurs the rim alone
+        agree += int((bright == (mask[:, :, 0] > 0)).sum())
+        whole += bright.numel()
+        moved += int(not torch.equal(image, evaluated[at][1]))
+    assert moved > len(frame) / 2
+    assert agree / whole > 0.97
+
+
+def test_units_are_streamed(tiles):
+    """Blending, tuning and scoring many images takes no more memory than few: one map a member is held at a time."""
+    side = 512
+    mask = rle.encode(blob(side, side, np.random.RandomState(5)))
+
+    def tile() -> Map:
+        return Map(np.full((1, side, side), 0.6, np.float32), side, side)
+
+    def peak(count: int) -> int:
+        names = [f"{number}" for number in range(count)]
+        frame = pd.DataFrame({"sample_id": names, "unit_id": names, "rle": mask})
+        frame = frame.assign(top=0, left=0, height=side, width=side)
+        maps = Maps(dict.fromkeys(names, tile), ("tissue",))
+        tracemalloc.start()
+        try:
+            parts = [part_of(tiles.competition, frame, maps) for _ in range(2)]
+            tuned(tiles.competition, frame, blend_parts([[part] for part in parts], [0.5, 0.5]), {"threshold": 0.5})
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few, many = peak(1), peak(9)
+    assert many - few < 4 * side * side  # not one more map of float32 for eight more images
 
 
 # Re-identification
