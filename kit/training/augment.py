@@ -1,7 +1,7 @@
 """Augmentation presets: functions from the input size to an albumentations Compose. Write your own in recipes.py.
 
-They keep the statistics that batch-norm sees: no black cut-outs (use `Recipe.erasing`, whose rectangles are noise), and borders are
-reflected.
+They keep the statistics that batch-norm sees: no black cut-outs (use `Recipe.erasing`, whose rectangles are noise), and
+borders are reflected.
 """
 
 from __future__ import annotations

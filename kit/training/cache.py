@@ -1,7 +1,8 @@
-"""Decoded sources on disk: each is read once, kept in its native shape and dtype, and memory-mapped by every fold and epoch."""
+"""Decoded sources on disk: each is read once, kept in native shape and dtype, and mapped by every fold and epoch."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,34 +20,49 @@ import pandas as pd
 
 from kit.offline.batches import FileSources, Sources, rows_of, source_of
 from kit.offline.contract import Competition, Row
-from kit.offline.errors import RunError
+from kit.offline.errors import DataError, RunError
 from kit.offline.files import write_json
 from kit.offline.pixels import Preparation, decode_jpeg, encode_jpeg
 from kit.offline.places import inside
 from kit.training.code import code_hash
 
-SCHEMA = 1
+SCHEMA = 2
 PROBE = 16
 """Sources decoded to tell size and minutes before all of them are."""
+AHEAD = 64
+"""Sources decoded ahead of the writer at most, so that memory stays flat."""
+ALIGN = 16
+"""Sources start at multiples of this many bytes, so that every dtype can be read in place."""
+REMEDY = (
+    'set cache_size (a smaller shorter side), cache="jpeg" or cache="off" in the recipe, or KIT_CACHE to a larger disk'
+)
+
+Stored = tuple[bytes, list[int], str]
+"""A source as the cache keeps it: bytes, shape, dtype."""
 
 
 @dataclass(frozen=True)
 class CachedSources:
-    """Sources out of one memory-mapped file. offsets, lengths: of each in bytes; shape and dtype per source, or JPEG."""
+    """Sources out of one memory-mapped file.
+
+    path: the cache's folder. at: number of each source by name. offsets: of each in `content`, one more than there are
+    sources. shapes, dtypes: of each array. jpeg: whether the bytes are JPEG. content: all bytes, read-only.
+    """
 
     path: Path
     at: dict[str, int]
-    offsets: np.ndarray
+    offsets: list[int]
     shapes: list[list[int]]
     dtypes: list[str]
     jpeg: bool
-    content: np.memmap
+    content: np.ndarray
 
     def __call__(self, row: Row) -> np.ndarray:
         """The stored form of a row's source; read-only."""
         at = self.at[source_of(row)]
-        raw = self.content[self.offsets[at] : self.offsets[at + 1]]
-        return decode_jpeg(np.asarray(raw)) if self.jpeg else raw.view(self.dtypes[at]).reshape(self.shapes[at])
+        if self.jpeg:
+            return decode_jpeg(self.content[self.offsets[at] : self.offsets[at + 1]])
+        return np.ndarray(self.shapes[at], self.dtypes[at], self.content, self.offsets[at])
 
     def __reduce__(self) -> tuple[Callable[[Path], CachedSources], tuple[Path]]:
         return open_cache, (self.path,)
@@ -55,11 +71,9 @@ class CachedSources:
 def open_cache(path: Path) -> CachedSources:
     """Map a finished cache."""
     index = json.loads((path / "index.json").read_text())
+    names = index.pop("names")
     content = np.memmap(path / "data.bin", mode="r") if (path / "data.bin").stat().st_size else np.zeros(0, np.uint8)
-    at = {name: number for number, name in enumerate(index["names"])}
-    return CachedSources(
-        path, at, np.asarray(index["offsets"]), index["shapes"], index["dtypes"], index["jpeg"], content
-    )  # type: ignore[arg-type]
+    return CachedSources(path, {name: number for number, name in enumerate(names)}, **index, content=content)
 
 
 def cached_sources(
@@ -71,35 +85,38 @@ def cached_sources(
     keep: str,
     say: Callable[[str], None],
 ) -> Sources:
-    """Sources of every row of `frame`, from the cache in `folder` (made if need be), or from the files where `keep` is "off".
+    """Sources of every row of `frame`: from the cache in `folder`, made if need be, or from files if `keep` is "off".
 
-    folder: the competition's cache folder; $KIT_CACHE moves it. keep: "raw", "jpeg" or "off". `say` is told the size and the
-    minutes first. Raises RunError where the disk has no room. Written by one process, under a lock; others wait and then map it.
+    folder: the competition's cache folder; $KIT_CACHE moves it. keep: "raw", "jpeg" or "off". `say` is told the size
+    and the minutes first. Raises RunError where the disk has no room. Written by one process, under a lock; others wait
+    and then map it.
     """
     if keep == "off":
         return FileSources(competition, data, preparation)
-    root = Path(os.environ["KIT_CACHE"]) / (competition.slug or "cache") if os.environ.get("KIT_CACHE") else folder
+    root = Path(os.environ["KIT_CACHE"]) / competition.slug if os.environ.get("KIT_CACHE") else folder
     row = rows_of(frame)
-    rows = list({source_of(row(at)): row(at) for at in range(len(frame))}.items())
+    rows: dict[str, Row] = {}
+    for at in range(len(frame)):
+        rows.setdefault(source_of(row(at)), row(at))
     path = root / _key(competition, rows, data, preparation)
     with _lock(root / f"{path.name}.lock"):
         if not (path / "index.json").is_file():
-            _write(path, rows, FileSources, competition, data, preparation, say)
+            _write(path, rows, _storing(competition, data, preparation), preparation.jpeg, say)
     return open_cache(path)
 
 
-def _key(competition: Competition, rows: Sequence[tuple[str, Row]], data: Path, preparation: Preparation) -> str:
-    """A name that changes with the adapter's `read`, its settings, the cached form, and each file's name, size and time."""
-    digest = hashlib.sha256()
+def _key(competition: Competition, rows: dict[str, Row], data: Path, preparation: Preparation) -> str:
+    """A name that changes with the code and settings of reading, the cached form, and each file's name, size and time.
+
+    Other columns that `read` may look at count too; labels and what the kit adds do not.
+    """
     read = code_hash(competition.folder / "adapter.py", only="read") if competition.folder else ""
-    digest.update(
-        json.dumps(
-            [SCHEMA, read, dict(preparation.how), preparation.cache_size, preparation.jpeg], sort_keys=True
-        ).encode()
-    )
-    for name, row in rows:
-        stat = _stat(data, row)
-        digest.update(f"{name}\0{stat}\n".encode())
+    form = [SCHEMA, read, dict(preparation.how), preparation.cache_size, preparation.jpeg]
+    digest = hashlib.sha256(json.dumps(form, sort_keys=True).encode())
+    unseen = {*competition.task.columns, "unit_id", "fold", "scored", "weight"}
+    for name, row in rows.items():
+        seen = [f"{column}={row[column]}" for column in sorted(set(row) - unseen)]
+        digest.update("\0".join([name, *seen, _stat(data, row)]).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 
@@ -110,69 +127,78 @@ def _stat(data: Path, row: Row) -> str:
         stat = inside(data, str(row["path"])).stat()
     except FileNotFoundError:
         return "missing"  # reading it raises an error that names it
-    return f"{row['path']} {stat.st_size} {stat.st_mtime_ns}"
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def _storing(competition: Competition, data: Path, preparation: Preparation) -> Callable[[Row], Stored]:
+    """A function from row to its source as it is kept. JPEG is encoded here and decoded on the way out, once each."""
+    before_jpeg = replace(preparation, jpeg=False)
+
+    def stored(row: Row) -> Stored:
+        array = before_jpeg.store(competition.read(row, data, preparation.how))
+        if array.dtype.hasobject:
+            raise DataError(
+                "an array of numbers from the adapter's read",
+                f"one of {array.dtype} for {source_of(row)!r}",
+                "stack the arrays, or pad them to one shape",
+            )
+        content = encode_jpeg(array) if preparation.jpeg else array.tobytes()
+        return content + bytes(-len(content) % ALIGN), list(array.shape), array.dtype.str
+
+    return stored
 
 
 def _write(
-    path: Path, rows: Sequence[tuple[str, Row]], sources: type[FileSources], competition: Competition, data: Path, preparation: Preparation, say: Callable[[str], None]
-) -> None:  # fmt: skip
-    def stored(row: Row) -> tuple[bytes, list[int], str]:
-        array = sources(competition, data, preparation)(row)
-        return (
-            (encode_jpeg(array) if preparation.jpeg else np.ascontiguousarray(array).tobytes()),
-            list(array.shape),
-            str(array.dtype),
-        )
-
-    _require_room(path, [row for _, row in rows], stored, say)
+    path: Path, rows: dict[str, Row], stored: Callable[[Row], Stored], jpeg: bool, say: Callable[[str], None]
+) -> None:
+    """Decode all sources into `path`; index.json, written last, says that they are whole."""
+    known = _estimate(path, list(rows.values()), stored, say)
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     offsets, shapes, dtypes = [0], [], []
-    with (path / "data.bin").open("wb") as file:
-        for content, shape, dtype in _in_order(stored, [row for _, row in rows]):
-            file.write(content)
-            offsets.append(offsets[-1] + len(content))
-            shapes.append(shape)
-            dtypes.append(dtype)
-        file.flush()
-        os.fsync(file.fileno())
-    names = [name for name, _ in rows]
-    write_json(
-        path / "index.json",
-        {"names": names, "offsets": offsets, "shapes": shapes, "dtypes": dtypes, "jpeg": preparation.jpeg},
-    )
+    try:
+        with (path / "data.bin").open("wb") as file:
+            for content, shape, dtype in _in_order(list(rows.values()), stored, known):
+                file.write(content)
+                offsets.append(offsets[-1] + len(content))
+                shapes.append(shape)
+                dtypes.append(dtype)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        shutil.rmtree(path)
+        found = f"the disk is full after {offsets[-1] / 1e9:.1f} GB"
+        raise RunError(f"room for the cache in {path.parent}", found, REMEDY) from None
+    index = {"names": list(rows), "offsets": offsets, "shapes": shapes, "dtypes": dtypes, "jpeg": jpeg}
+    write_json(path / "index.json", index)
 
 
-def _in_order(
-    stored: Callable[[Row], tuple[bytes, list[int], str]], rows: Sequence[Row]
-) -> Iterator[tuple[bytes, list[int], str]]:
-    """Threads decode (Pillow and OpenCV let go of the interpreter), a few ahead of the writer, so that memory stays flat."""
+def _in_order(rows: Sequence[Row], stored: Callable[[Row], Stored], known: dict[int, Stored]) -> Iterator[Stored]:
+    """Threads decode: Pillow and OpenCV let go of the interpreter. What is `known` is not decoded again."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(rows), 64):
-            yield from pool.map(stored, rows[start : start + 64])
+        for start in range(0, len(rows), AHEAD):
+            some = range(start, min(start + AHEAD, len(rows)))
+            yield from pool.map(lambda at: known.pop(at, None) or stored(rows[at]), some)
 
 
-def _require_room(
-    path: Path, rows: Sequence[Row], stored: Callable[[Row], tuple[bytes, list[int], str]], say: Callable[[str], None]
-) -> None:
-    some = (
-        [rows[int(at)] for at in np.unique(np.linspace(0, len(rows) - 1, min(PROBE, len(rows))).astype(int))]
-        if rows
-        else []
-    )
+def _estimate(
+    path: Path, rows: Sequence[Row], stored: Callable[[Row], Stored], say: Callable[[str], None]
+) -> dict[int, Stored]:
+    """Decode some sources, spread evenly, and tell what all will take. Raises RunError where that is too much."""
     start = time.monotonic()
-    sizes = [len(stored(row)[0]) for row in some]
-    seconds = (time.monotonic() - start) / max(len(some), 1) * len(rows) / (os.cpu_count() or 1)
-    need = int(np.mean(sizes or [0]) * len(rows) * 1.05)
+    spread = np.linspace(0, len(rows) - 1, min(PROBE, len(rows)), dtype=int).tolist()
+    known = {at: stored(rows[at]) for at in spread}
+    share = len(rows) / max(len(known), 1)
+    seconds = (time.monotonic() - start) * share / (os.cpu_count() or 1)
+    need = sum(len(content) for content, _, _ in known.values()) * share * 1.05
     say(f"cache: {len(rows)} sources, about {need / 1e6:.0f} MB and {seconds / 60:.1f} minutes, in {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path.parent).free
     if need > free * 0.95:
-        raise RunError(
-            f"{need / 1e9:.1f} GB of free disk for the cache in {path.parent}",
-            f"{free / 1e9:.1f} GB free",
-            'set cache_size (a smaller shorter side), cache="jpeg" or cache="off" in the recipe, or KIT_CACHE to a larger disk',
-        )
+        expected = f"{need / 1e9:.1f} GB of free disk for the cache in {path.parent}"
+        raise RunError(expected, f"{free / 1e9:.1f} GB free", REMEDY)
+    return known
 
 
 @contextmanager

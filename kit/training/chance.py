@@ -1,4 +1,4 @@
-"""Determinism by counting: every draw is a function of what it is for, so workers, restarts and process counts change nothing."""
+"""Determinism by counting: a draw hangs on what it is for alone, so workers, restarts and processes change nothing."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ def draw(seed: int, fold: int, epoch: int, number: int, sample_id: str) -> np.ra
     return np.random.default_rng([seed, fold + 1, epoch, number, zlib.crc32(sample_id.encode())])
 
 
+def draws_per_epoch(rows: int, repeats: int) -> int:
+    """The length of `epoch_order`: about `rows`, a multiple of `repeats`."""
+    return max(1, rows // repeats) * repeats
+
+
 def epoch_order(seed: int, fold: int, epoch: int, rows: int, repeats: int) -> list[tuple[int, int]]:
-    """(position, draw number) of an epoch: about `rows` draws; with repeats, rows/repeats positions that often each, shuffled."""
+    """(position, draw number) of an epoch, shuffled: each row once, or rows/repeats rows `repeats` times each."""
     order = np.random.default_rng([seed, fold + 1, epoch]).permutation(rows)
-    chosen = order[: max(1, rows // repeats)]
+    chosen = order[: draws_per_epoch(rows, repeats) // repeats]
     draws = [(int(at), number) for number in range(repeats) for at in chosen]
     if repeats > 1:
         draws = [draws[at] for at in np.random.default_rng([seed, fold + 1, epoch, repeats]).permutation(len(draws))]
@@ -25,7 +30,7 @@ def epoch_order(seed: int, fold: int, epoch: int, rows: int, repeats: int) -> li
 
 
 def seed_step(seed: int, fold: int, step: int) -> None:
-    """Seed torch, numpy and random for one training step: dropout, stochastic depth, mixing and erasing draw from them."""
+    """Seed torch, numpy and random for a training step: dropout, drop path, mixing and erasing draw from them."""
     value = int(np.random.SeedSequence([seed, fold + 1, step, 7]).generate_state(1)[0])
     torch.manual_seed(value)
     np.random.seed(value)

@@ -1,13 +1,13 @@
-"""The state of a fold while it trains: tensors in one safetensors file, and one record, replaced last, that names it by hash."""
+"""The state of a fold in training: tensors in one safetensors file, and a record, written last, with its hash."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -18,15 +18,15 @@ RECORD = "state.json"
 
 
 def commit(folder: Path, step: int, state: Mapping[str, Any]) -> None:
-    """Make `state` (nested dicts and lists of tensors and plain values) the one to resume from. The older goes once this is safe."""
+    """Make `state` (nested dicts and lists of tensors and plain values) the one to resume from; the older goes last."""
     tensors: dict[str, Tensor] = {}
     skeleton = _take_tensors(state, "state", tensors)
+    content = save(tensors)
     file = f"state-{step}.safetensors"
-    write_whole(folder / file, save(tensors))
-    write_json(folder / RECORD, {"step": step, "file": file, "sha256": sha256_of(folder / file), "state": skeleton})
-    for old in folder.glob("state-*.safetensors"):
-        if old.name != file:
-            old.unlink()
+    write_whole(folder / file, content)
+    record = {"step": step, "file": file, "sha256": hashlib.sha256(content).hexdigest(), "state": skeleton}
+    write_json(folder / RECORD, record)
+    _remove_all_but(folder, file)
 
 
 def resume(folder: Path) -> tuple[int, dict[str, Any]] | None:
@@ -43,11 +43,18 @@ def resume(folder: Path) -> tuple[int, dict[str, Any]] | None:
 def clear(folder: Path) -> None:
     """Remove the state of a finished fold."""
     (folder / RECORD).unlink(missing_ok=True)
-    for old in folder.glob("state-*.safetensors"):
-        old.unlink()
+    _remove_all_but(folder, None)
+
+
+def _remove_all_but(folder: Path, file: str | None) -> None:
+    """Delete older states, and what killed writers left aside."""
+    for old in [*folder.glob("state-*.safetensors"), *folder.glob(".*.tmp-*")]:
+        if old.name != file:
+            old.unlink()
 
 
 def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The value as JSON, its tensors moved to `tensors`; keys stay what they are (an optimizer's are numbers)."""
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}
@@ -58,7 +65,7 @@ def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     return {"value": value}
 
 
-def _put_tensors(skeleton: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+def _put_tensors(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
     kind, content = next(iter(skeleton.items()))
     if kind == "tensor":
         return tensors[content]

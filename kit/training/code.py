@@ -1,38 +1,83 @@
-"""Hashes of code that ignore comments, docstrings and layout: what changes results changes them, what does not does not."""
+"""Hashes of code that ignore comments, docstrings and layout: what can change a result changes them, nothing else."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
-import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 
 def code_hash(path: Path, without: Iterable[str] = (), only: str | None = None) -> str:
-    """SHA-256 of a Python file's code, less the functions named in `without`; or of the one function `only` ("" where there is none)."""
+    """SHA-256 of a Python file's code, less the functions named in `without`.
+
+    only: of that one function or method, with all it mentions in the file, directly or not; "" where it is not there.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    if only is not None:
-        found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == only]
-        return _digest(ast.Module(body=list(found), type_ignores=[])) if found else ""
-    return _digest(_Without(without).visit(tree))
+    if only is None:
+        return _digest(_Without(without).visit(tree))
+    needed = _needed(tree, only)
+    return _digest(ast.Module(body=needed, type_ignores=[])) if needed else ""
 
 
 def function_hash(function: Callable[..., Any]) -> str:
-    """SHA-256 of a function's own code; of its name where the source is not to be had."""
+    """SHA-256 of a function's code and of what it mentions in its file; of its name where there is no source."""
+    if isinstance(function, functools.partial):
+        bound = [function_hash(function.func), repr(function.args), repr(sorted(function.keywords.items()))]
+        return hashlib.sha256("\n".join(bound).encode()).hexdigest()
     try:
-        return _digest(ast.parse(textwrap.dedent(inspect.getsource(function))))
-    except (OSError, TypeError, SyntaxError):
-        return hashlib.sha256(function.__qualname__.encode()).hexdigest()
+        found = code_hash(Path(inspect.getsourcefile(function) or ""), only=function.__name__)
+        # A lambda has no name to be found by: its line stands for it.
+        return found or hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
+    except (OSError, TypeError, AttributeError):
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return hashlib.sha256(name.encode()).hexdigest()
+
+
+def _needed(tree: ast.Module, name: str) -> list[ast.stmt]:
+    """The statements of a module and its classes that bind `name`, and those that bind what they mention, in order."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    scope = [*tree.body, *(statement for node in classes for statement in node.body)]
+    binding: dict[str, list[ast.stmt]] = {}
+    for statement in scope:
+        for bound in _bound(statement):
+            binding.setdefault(bound, []).append(statement)
+    wanted, seen, needed = [name], {name}, set[int]()
+    while wanted:
+        for statement in binding.get(wanted.pop(), []):
+            needed.add(id(statement))
+            fresh = set(_mentioned(statement)) - seen
+            seen |= fresh
+            wanted += fresh
+    return [statement for statement in scope if id(statement) in needed]
+
+
+def _bound(statement: ast.stmt) -> Iterator[str]:
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        yield statement.name
+    elif isinstance(statement, ast.Import | ast.ImportFrom):
+        yield from ((alias.asname or alias.name).split(".")[0] for alias in statement.names)
+    else:
+        stored = (node for node in ast.walk(statement) if isinstance(node, ast.Name))
+        yield from (node.id for node in stored if isinstance(node.ctx, ast.Store))
+
+
+def _mentioned(statement: ast.stmt) -> Iterator[str]:
+    """Every name and every attribute: `self.width` mentions what the class binds as `width`."""
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
 
 
 def _digest(tree: ast.AST) -> str:
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and body and _is_docstring(body[0]):
-            node.body = body[1:] or [ast.Pass()]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body and _is_docstring(node.body[0]):
+            node.body = node.body[1:] or [ast.Pass()]
     return hashlib.sha256(ast.unparse(ast.fix_missing_locations(tree)).encode()).hexdigest()
 
 

@@ -12,17 +12,20 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from kit.offline.answers import Part, blend_parts, score_of
+from kit.offline.answers import Part, blend_parts, cross_fitted, score_of, tuned
 from kit.offline.contract import Competition
-from kit.offline.errors import RunError
+from kit.offline.errors import RunError, did_you_mean
 from kit.offline.files import write_json
-from kit.offline.predictions import Maps, Predictions, join
+from kit.offline.predictions import Predictions, join
 from kit.offline.tasks import Learned
-from kit.training.rundir import Run, parts_of, write_score
+from kit.training.rundir import SCHEMA, Run, parts_of, ranked, write_score
 
 METHODS = ("mean", "rank", "climb", "convex")
+FITTING = ("climb", "convex")
 ROUNDS = 50
-"""Members that hill climbing draws, with replacement (Caruana et al. 2004)."""
+"""Members that hill climbing draws at most, with replacement (Caruana et al. 2004)."""
+PATIENCE = 5
+"""Rounds without a gain after which it stops."""
 
 Member = dict[int, Part]
 Score = Callable[[Sequence[float], Sequence[int]], float]
@@ -30,81 +33,91 @@ Score = Callable[[Sequence[float], Sequence[int]], float]
 
 
 def fit_weights(method: str, score: Score, members: int, folds: Sequence[int]) -> list[float]:
-    """Weights that sum to one, fitted on the given folds. mean and rank fit nothing; climb picks with replacement; convex searches the simplex."""
-    if method in ("mean", "rank") or members == 1:
+    """Weights that sum to one, fitted on the given folds.
+
+    mean and rank fit nothing; climb picks members with replacement; convex searches the simplex.
+    """
+    if method not in FITTING or members == 1:
         return [1 / members] * members
     return _climb(score, members, folds) if method == "climb" else _convex(score, members, folds)
 
 
 def _climb(score: Score, members: int, folds: Sequence[int]) -> list[float]:
     counts = np.zeros(members)
-    best, kept = -np.inf, counts
+    best, kept, since = -np.inf, np.ones(members), 0
     for _ in range(ROUNDS):
         trials = [counts + one for one in np.eye(members)]
-        scores = [score(trial / trial.sum(), folds) for trial in trials]
-        counts = trials[int(np.argmax(scores))]
+        scores = [score((trial / trial.sum()).tolist(), folds) for trial in trials]
+        counts, since = trials[int(np.argmax(scores))], since + 1
         if max(scores) > best:
-            best, kept = max(scores), counts
+            best, kept, since = max(scores), counts, 0
+        if since == PATIENCE:
+            break
     return (kept / kept.sum()).tolist()
 
 
 def _convex(score: Score, members: int, folds: Sequence[int]) -> list[float]:
-    def weights(free: np.ndarray) -> np.ndarray:
-        return np.exp(free - free.max()) / np.exp(free - free.max()).sum()
+    def weights(free: np.ndarray) -> list[float]:
+        raised = np.exp(np.append(free, 0.0) - max(free.max(), 0.0))
+        return (raised / raised.sum()).tolist()
 
-    # Scores are step functions of the weights, so a search without derivatives.
+    # Scores are step functions of the weights, so a search without derivatives, from steps that change them.
     found = minimize(
         lambda free: -score(weights(free), folds),
-        np.zeros(members),
+        np.zeros(members - 1),
         method="Nelder-Mead",
-        options={"maxiter": 60 * members, "initial_simplex": np.vstack([np.zeros(members), 2 * np.eye(members)])},
+        options={
+            "initial_simplex": np.vstack([np.zeros(members - 1), 2 * np.eye(members - 1)]),
+            "maxfev": 30 * members,
+            "xatol": 0.02,
+            "fatol": 1e-6,
+        },
     )
-    fitted = weights(found.x)
-    equal = np.full(members, 1 / members)
-    return (fitted if score(fitted, folds) > score(equal, folds) else equal).tolist()
+    candidates = [[1 / members] * members, weights(found.x), *np.eye(members).tolist()]
+    return max(candidates, key=lambda candidate: score(candidate, folds))
 
 
 def blend_runs(runs: Sequence[Run], competition: Competition, frame: pd.DataFrame, method: str = "climb") -> Run:
     """Blend runs over the folds they share, and keep the result as `runs/blend-<hash>/`.
 
-    Every method's cross-fitted score goes into its record: weights fitted on the other folds, scored on each. Raises RunError where
-    runs stand on other folds or share none.
+    Every method's cross-fitted score goes into its record: weights and decisions fitted on the other folds, scored on
+    each. Raises RunError where runs stand on other folds, share none or predict other columns.
     """
     assert competition.folder is not None, "competitions are loaded from a folder"
+    if method not in METHODS:
+        raise RunError(f"a method out of {', '.join(METHODS)}", repr(method), did_you_mean(method, METHODS))
+    _require_fit(runs, competition)
     folds = _shared_folds(runs)
-    members = [parts_of(run, competition, frame, folds) for run in runs]
-    learned = runs[0].record["learned"]
-    ranked, quantiles = _ranked(members)
-    honest = {
-        name: _honest_score(name, ranked if name == "rank" else members, competition, frame, learned, folds)
-        for name in METHODS
-        if not (name == "rank" and ranked is None)
+    plain = [parts_of(run, competition, frame, folds) for run in runs]
+    quantiles = _quantiles(plain)
+    members = {name: plain for name in METHODS if name != "rank"}
+    if quantiles is not None:
+        members["rank"] = [ranked(parts, reference) for parts, reference in zip(plain, quantiles, strict=True)]
+    if method not in members:
+        raise RunError("rank averaging of vectors", "predictions of another kind", "use mean, climb or convex")
+    learned = competition.task.learn(frame)
+    honest = {name: _honest_score(name, members[name], competition, frame, learned, folds) for name in members}
+    weights = fit_weights(method, _score(members[method], competition, frame, learned), len(runs), folds)
+    record = {
+        **_shared_record(runs[0]),
+        "learned": learned,
+        "columns": list(competition.task.outputs(learned)),
+        "folds_blended": folds,
+        "members": [{"run": run.name, "weight": weight} for run, weight in zip(runs, weights, strict=True)],
+        "method": method,
+        "cross_fitted_by_method": honest,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    if method not in honest:
-        raise RunError("rank averaging of vectors", "predictions of a dense task", "use --method mean, climb or convex")
-    chosen = ranked if method == "rank" else members
-    assert chosen is not None
-    weights = fit_weights(method, _score(chosen, competition, frame, learned), len(runs), folds)
-    parts = _blended(chosen, weights, folds)
-    record = _record(runs, weights, method, honest, quantiles if method == "rank" else None, competition)
-    digest = hashlib.sha256(json.dumps([record["members"], method], sort_keys=True).encode()).hexdigest()
-    run = Run(competition.folder / "runs" / f"blend-{digest[:6]}", record)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    for number, part in parts.items():
-        if part.gallery is None and isinstance(part.predictions, Predictions):
-            part.predictions.save(run.folder / f"oof{number}.npz")
-    if all(isinstance(part.predictions, Predictions) and part.gallery is None for part in parts.values()):
-        joined = join([part.predictions for part in parts.values()])
-        assert not isinstance(joined, Maps)
-        joined.save(run.folder / "oof.npz")
-    write_score(
-        run, competition, frame, parts, learned, ["weights"] if method in ("climb", "convex") and len(runs) > 1 else []
-    )
-    write_json(run.folder / "run.json", record)
-    return run
+    if method == "rank" and quantiles is not None:
+        for member, reference in zip(record["members"], quantiles, strict=True):
+            member["quantiles"] = reference.tolist()
+    return _keep(record, competition, frame)
 
 
-def _shared_folds(runs: Sequence[Run]) -> list[int]:
+def _require_fit(runs: Sequence[Run], competition: Competition) -> None:
+    """Raise RunError unless the runs are several trainings on one fold table that predict the same columns."""
+    if len({run.name for run in runs}) < len(runs) or not runs:
+        raise RunError("different runs to blend", ", ".join(run.name for run in runs) or "none", "name each run once")
     first = runs[0]
     for run in runs:
         if run.is_blend:
@@ -115,38 +128,49 @@ def _shared_folds(runs: Sequence[Run]) -> list[int]:
                 f"{run.name} stands on folds {run.record['folds'][:12]}",
                 "train both on one fold table: their OOF rows were held out differently",
             )
+        # Embeddings may differ: they are blended as similarities to labels.
+        if run.record["columns"] != first.record["columns"] and not competition.task.retrieval:
+            raise RunError(
+                f"runs that predict {first.record['columns']}, as {first.name} does",
+                f"{run.name} predicts {run.record['columns']}",
+                "blend runs whose tasks have the same outputs",
+            )
+
+
+def _shared_folds(runs: Sequence[Run]) -> list[int]:
     shared = sorted(set.intersection(*(set(run.folds) for run in runs)))
     if not shared:
-        raise RunError(
-            "a fold that all runs have done",
-            "; ".join(f"{run.name}: {run.folds}" for run in runs),
-            "train a common fold",
-        )
+        done = "; ".join(f"{run.name}: {run.folds}" for run in runs)
+        raise RunError("a fold that all runs have done", done, "train a common fold")
     return shared
 
 
-def _ranked(members: Sequence[Member]) -> tuple[list[Member] | None, list[list[list[float]]]]:
-    """Members with values as ranks against their own OOF, and those OOF quantiles; None for maps and galleries."""
-    ranked, quantiles = [], []
+def _shared_record(run: Run) -> dict[str, Any]:
+    names = ("slug", "competition", "folds", "folds_of", "scheme", "versions")
+    return {"schema": SCHEMA, **{name: run.record[name] for name in names}}
+
+
+def _quantiles(members: Sequence[Member]) -> list[np.ndarray] | None:
+    """Each member's OOF quantiles, the reference of its ranks; None for maps and galleries."""
+    found = []
     for member in members:
-        if not all(isinstance(part.predictions, Predictions) and part.gallery is None for part in member.values()):
-            return None, []
-        reference = Predictions.join([part.predictions for part in member.values()]).quantiles_of()  # type: ignore[misc]
-        ranked.append({number: Part(part.predictions.ranked(reference)) for number, part in member.items()})  # type: ignore[union-attr]
-        quantiles.append(reference.tolist())
-    return ranked, quantiles
+        tables = [part.predictions for part in member.values() if part.gallery is None]
+        if len(tables) < len(member) or not all(isinstance(table, Predictions) for table in tables):
+            return None
+        found.append(join(tables).quantiles_of())  # type: ignore[union-attr]
+    return found
 
 
-def _blended(members: Sequence[Member], weights: Sequence[float], folds: Sequence[int]) -> Member:
-    parts = blend_parts([[member[number] for number in folds] for member in members], weights)
-    return dict(zip(folds, parts, strict=True))
+def _blended(members: Sequence[Member], weights: Sequence[float], folds: Sequence[int]) -> list[Part]:
+    return blend_parts([[member[number] for number in folds] for member in members], weights)
 
 
 def _score(members: Sequence[Member], competition: Competition, frame: pd.DataFrame, learned: Learned) -> Score:
+    """The score of a blend before its decisions are fitted: they are, once, when the weights stand."""
     sign = 1.0 if competition.greater_is_better else -1.0
 
     def score(weights: Sequence[float], folds: Sequence[int]) -> float:
-        value = sign * score_of(competition, frame, list(_blended(members, list(weights), folds).values()), learned)
+        value = sign * score_of(competition, frame, _blended(members, weights, folds), learned)
         return value if np.isfinite(value) else -np.inf
 
     return score
@@ -154,44 +178,43 @@ def _score(members: Sequence[Member], competition: Competition, frame: pd.DataFr
 
 def _honest_score(
     method: str,
-    members: Sequence[Member] | None,
+    members: Sequence[Member],
     competition: Competition,
     frame: pd.DataFrame,
     learned: Learned,
     folds: Sequence[int],
 ) -> float | None:
-    """The pooled score when each fold's weights are fitted on the others; None with a single fold that needs fitting."""
-    assert members is not None
-    if method in ("climb", "convex") and len(members) > 1 and len(folds) < 2:
-        return None
+    """The pooled score with each fold's weights and decisions fitted on the others; None where there are no others."""
+    if len(folds) < 2:
+        fits = method in FITTING and len(members) > 1
+        parts = _blended(members, [1 / len(members)] * len(members), folds)
+        return None if fits else _number(cross_fitted(competition, frame, parts, learned))
     score = _score(members, competition, frame, learned)
-    parts = []
+    parts, known = [], []
     for number in folds:
-        weights = fit_weights(method, score, len(members), [other for other in folds if other != number])
-        parts.append(_blended(members, weights, [number])[number])
-    value = score_of(competition, frame, parts, learned)
-    return value if np.isfinite(value) else None
+        others = [other for other in folds if other != number]
+        weights = fit_weights(method, score, len(members), others)
+        parts += _blended(members, weights, [number])
+        known.append(tuned(competition, frame, _blended(members, weights, others), learned))
+    return _number(score_of(competition, frame, parts, known))
 
 
-def _record(
-    runs: Sequence[Run],
-    weights: Sequence[float],
-    method: str,
-    honest: dict[str, float | None],
-    quantiles: list[list[list[float]]] | None,
-    competition: Competition,
-) -> dict[str, Any]:
-    members = [{"run": run.name, "weight": weight} for run, weight in zip(runs, weights, strict=True)]
-    for member, reference in zip(members, quantiles or [], strict=False):
-        member["quantiles"] = reference  # type: ignore[assignment]
-    shared = {
-        name: runs[0].record[name]
-        for name in ("schema", "slug", "competition", "folds", "folds_of", "scheme", "learned", "columns", "versions")
-    }
-    return {
-        **shared,
-        "members": members,
-        "method": method,
-        "cross_fitted_by_method": honest,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _keep(record: dict[str, Any], competition: Competition, frame: pd.DataFrame) -> Run:
+    """Write a blend: oof.npz (units, for vectors), learned.json, score.json and, last, run.json."""
+    assert competition.folder is not None, "competitions are loaded from a folder"
+    named = [record["members"], record["method"], record["folds_blended"]]
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+    run = Run(competition.folder / "runs" / f"blend-{digest[:6]}", record)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    parts = parts_of(run, competition, frame)
+    tables = [part.predictions for part in parts.values() if part.gallery is None]
+    if len(tables) == len(parts) and all(isinstance(table, Predictions) for table in tables):
+        join(tables).save(run.folder / "oof.npz")
+    fitted = ["weights"] if record["method"] in FITTING and len(record["members"]) > 1 else []
+    write_score(run, competition, frame, parts, record["learned"], fitted)
+    write_json(run.folder / "run.json", record)
+    return run

@@ -1,4 +1,4 @@
-"""One fold, trained from start to end. Read it from top to bottom; copy it to `competitions/<name>/train.py` to train otherwise."""
+"""One fold, trained from start to end. Read it top to bottom; copy it to competitions/<name>/train.py to change it."""
 
 from __future__ import annotations
 
@@ -58,8 +58,9 @@ INITIAL_WEIGHTS = 2**32 - 1
 class Fold:
     """One fold to train.
 
-    train, held: rows that train and scored rows that do not, disjoint by unit and group. every: all rows, for the cache that folds
-    share. data: host files. folder: where the fold's files go. cache: the competition's cache. home: where pretrained paths start.
+    train, held: rows that train and scored rows that do not, disjoint by unit and group. every: all rows, for the cache
+    that folds share. data: host files. folder: where the fold's files go. cache: the competition's cache. home: where
+    pretrained paths start.
     """
 
     competition: Competition
@@ -78,7 +79,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Setup:
-    """What is fixed before the first step. spec: of the network. example: an evaluation cut, whose shape golden inputs take."""
+    """What is fixed before the first step. example: an evaluation cut, whose shape golden inputs take."""
 
     preparation: Preparation
     sources: Sources
@@ -88,7 +89,7 @@ class Setup:
 
 
 def train_fold(fold: Fold) -> None:
-    """Train, predict the held-out rows, and write weights.safetensors, oof, log.jsonl and, last, done.json into `fold.folder`.
+    """Train, predict the held-out rows; write weights.safetensors, oof, log.jsonl and, last, done.json.
 
     Goes on from the last committed step if there is one; each draw is counted, so the result is the same to the bit.
     """
@@ -125,6 +126,7 @@ def train_fold(fold: Fold) -> None:
         best = state["best"]
         restore(state, model, optimizer, scaler, average)
         fold.say(f"fold {fold.number}: going on at epoch {step // len(steps) + 1} of {recipe.epochs}")
+    keep_log(fold.folder / "log.jsonl", step // len(steps))
 
     # Train
     committed = time.monotonic()
@@ -261,7 +263,7 @@ def channels_last(images: Tensor) -> Tensor:
 def precision_of(
     name: str, device: torch.device
 ) -> tuple[Callable[[], AbstractContextManager[Any]], torch.amp.GradScaler]:
-    """(autocast, gradient scaler). Auto: bf16 where the GPU has it (a T4 only emulates it), else fp16; fp32 on the CPU."""
+    """(autocast, gradient scaler). Auto: bf16 if the GPU has it (a T4 only emulates it), else fp16; fp32 on the CPU."""
     if name == "auto":
         real = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         name = "fp32" if device.type == "cpu" else "bf16" if real else "fp16"
@@ -279,9 +281,10 @@ def require_finite(
     if torch.isfinite(loss):
         return
     ids = fold.train["sample_id"].iloc[positions.tolist()].tolist()
+    lr = optimizer.param_groups[-1]["lr"]
     raise RunError(
         f"a finite loss in fold {fold.number}",
-        f"{loss.item()} at epoch {epoch + 1}, step {at + 1}, lr {optimizer.param_groups[-1]['lr']:.2g}, rows {', '.join(ids[:8])}",
+        f"{loss.item()} at epoch {epoch + 1}, step {at + 1}, lr {lr:.2g}, rows {', '.join(ids[:8])}",
         "lower lr, set clip_grad, use precision='fp32', or look at those rows",
     )
 
@@ -375,6 +378,12 @@ def model_record(setup: Setup) -> dict[str, Any]:
     }
 
 
+def keep_log(path: Path, epochs: int) -> None:
+    """Keep the lines of finished epochs: a fold that goes on, or starts anew, tells the others again."""
+    if path.is_file():
+        write_whole(path, b"".join(path.read_bytes().splitlines(keepends=True)[:epochs]))
+
+
 def report(fold: Fold, epoch: int, losses: list[Tensor], score: float, lr: float, speed: float, elapsed: float) -> None:
     """One line on the screen and one in log.jsonl."""
     loss = float(torch.stack(losses).mean()) if losses else float("nan")
@@ -383,7 +392,8 @@ def report(fold: Fold, epoch: int, losses: list[Tensor], score: float, lr: float
         f"fold {fold.number}  epoch {epoch + 1:>3}/{fold.recipe.epochs}  loss {loss:.4f}  score {score:.4f}"
         f"  {speed:.0f} images/s  {left:.0f} s left"
     )
-    line = {"epoch": epoch + 1, "loss": loss, "score": score, "lr": lr, "images_per_second": round(speed, 1)}
+    told = score if np.isfinite(score) else None
+    line = {"epoch": epoch + 1, "loss": loss, "score": told, "lr": lr, "images_per_second": round(speed, 1)}
     with (fold.folder / "log.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
 

@@ -1,9 +1,10 @@
-"""Batch-level augmentation on the device: timm's Mixup, CutMix and random erasing, on soft targets and batches of any size."""
+"""Batch-level augmentation on the device: timm's Mixup, CutMix and random erasing, on soft targets, for any batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
@@ -14,21 +15,27 @@ Mix = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def batch_mix(recipe: Recipe, device: str) -> Mix:
-    """A function (images N x C x H x W, targets N x ..., weights N) -> the same, erased and mixed; it may write into `images`.
+    """A function (images, targets, weights) -> the same, erased and mixed with the batch in reverse order.
 
-    Draws come from the global generators, which `chance.seed_step` seeds.
+    images: N x C x H x W, or N x B x C x H x W for bags; it may be written into. targets: N x K, or N x K x H x W for
+    dense tasks, which are cut and pasted as their images are. weights: N. Draws come from the global generators, which
+    `chance.seed_step` seeds.
     """
     erase = RandomErasing(recipe.erasing, mode="pixel", device=device) if recipe.erasing else None
     mixup = Mixup(recipe.mixup, recipe.cutmix) if recipe.mixup or recipe.cutmix else None
 
     def mix(images: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if erase:
-            images = erase(images)
-        if mixup:
-            # The private step, because the public call builds one-hot targets of its own and refuses odd batches.
-            share = float(mixup._mix_batch(images))
-            targets = targets * share + targets.flip(0) * (1 - share)
-            weights = weights * share + weights.flip(0) * (1 - share)
-        return images, targets, weights
+            images = erase(images.flatten(0, -4)).reshape(images.shape)
+        if not mixup:
+            return images, targets, weights
+        flat = images.flatten(1, -3)  # the images of a bag are mixed alike
+        channels, dense = flat.shape[1], targets.ndim == 4
+        both = torch.cat([flat, targets], dim=1) if dense else flat
+        # The private step, because the public call builds one-hot targets of its own and refuses odd batches.
+        share = float(mixup._mix_batch(both))
+        targets = both[:, channels:] if dense else targets * share + targets.flip(0) * (1 - share)
+        weights = weights * share + weights.flip(0) * (1 - share)
+        return both[:, :channels].reshape(images.shape), targets, weights
 
     return mix

@@ -17,10 +17,9 @@ from kit.training.recipe import Recipe
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
     """timm's optimiser by name. Raises RecipeError with the nearest name."""
-    if recipe.optimizer not in list_optimizers():
-        raise RecipeError(
-            "an optimizer that timm knows", repr(recipe.optimizer), did_you_mean(recipe.optimizer, list_optimizers())
-        )
+    known = list(map(str, list_optimizers()))
+    if recipe.optimizer not in known:
+        raise RecipeError("an optimizer that timm knows", repr(recipe.optimizer), did_you_mean(recipe.optimizer, known))
     return create_optimizer_v2(
         model,
         opt=recipe.optimizer,
@@ -31,24 +30,41 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
 
 
 def parameter_groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
-    """timm's groups (by layer where layer_decay is set), the head's split off with its `lr_scale`, which timm's schedules honour."""
-    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    """timm's groups, by layer where layer_decay is set; the head's are split off with an `lr_scale` of their own.
+
+    Only timm's schedules honour `lr_scale`.
+    """
+    named: Any = getattr(model, "no_weight_decay", None)
+    spared = set(named()) if named else set()
     if recipe.layer_decay is not None:
         groups = param_groups_layer_decay(model, recipe.weight_decay, spared, layer_decay=recipe.layer_decay)
     else:
         groups = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=spared)
-    if recipe.head_lr_scale == 1.0 or not hasattr(model, "get_classifier"):
+    if recipe.head_lr_scale == 1.0:
         return list(groups)
-    head = {id(parameter) for parameter in model.get_classifier().parameters()}
+    head = _head_of(model)
     split: list[dict[str, Any]] = []
     for group in groups:
+        scale = group.get("lr_scale", 1.0)
         body = [parameter for parameter in group["params"] if id(parameter) not in head]
         top = [parameter for parameter in group["params"] if id(parameter) in head]
         split += [{**group, "params": body}] if body else []
-        split += (
-            [{**group, "params": top, "lr_scale": group.get("lr_scale", 1.0) * recipe.head_lr_scale}] if top else []
-        )
+        split += [{**group, "params": top, "lr_scale": scale * recipe.head_lr_scale}] if top else []
     return split
+
+
+def _head_of(model: nn.Module) -> set[int]:
+    """The ids of the head's parameters. Raises RecipeError where the network does not say which they are."""
+    classifier: Any = getattr(model, "get_classifier", None)
+    if classifier is None:
+        raise RecipeError(
+            "a network with get_classifier() where head_lr_scale is set",
+            type(model).__name__,
+            "give the network in model.py that method, or drop head_lr_scale",
+        )
+    found = classifier()
+    heads = found if isinstance(found, tuple | list) else [found]  # distilled networks have two
+    return {id(parameter) for head in heads for parameter in head.parameters()}
 
 
 def make_schedule(recipe: Recipe, optimizer: Optimizer, updates_per_epoch: int) -> Scheduler:
@@ -58,6 +74,8 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, updates_per_epoch: int) 
         sched=recipe.schedule,
         num_epochs=recipe.epochs,
         decay_epochs=max(1, math.ceil(recipe.epochs / 3)),
+        # timm takes the power of "poly" from here: 0.1 would hold the rate up until the last update.
+        decay_rate=0.9 if recipe.schedule == "poly" else 0.1,
         warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 2),  # type: ignore[arg-type]
         warmup_lr=recipe.lr / 100,
         step_on_epochs=False,

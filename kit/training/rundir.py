@@ -1,4 +1,4 @@
-"""A run on disk: named by its recipe and a hash of all that shapes its result, so the same command goes on and another makes another."""
+"""A run on disk, named by its recipe and a hash of all that shapes its result: the same command goes on with it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ import numpy as np
 import pandas as pd
 
 from kit.offline import answers
-from kit.offline.answers import Part, part_of
+from kit.offline.answers import Part, blend_parts, part_of, scored_rows
 from kit.offline.contract import Competition
 from kit.offline.errors import NotFound, RunError, did_you_mean
-from kit.offline.files import write_json, write_whole
+from kit.offline.files import sha256_of, write_json, write_whole
 from kit.offline.places import load_module
-from kit.offline.predictions import Gallery, Predictions, load_predictions
+from kit.offline.predictions import Gallery, Predictions, join, load_predictions
 from kit.offline.tasks import Learned, settings_of, task_from
 from kit.training.code import code_hash, function_hash
 from kit.training.recipe import FIELDS, Recipe, plain
@@ -50,7 +50,9 @@ class Run:
 
     @property
     def folds(self) -> list[int]:
-        """The folds that are done, sorted."""
+        """The folds that are done, sorted; of a blend, those its members share."""
+        if self.is_blend:
+            return list(self.record["folds_blended"])
         return sorted(int(path.parent.name.removeprefix("fold")) for path in self.folder.glob("fold*/done.json"))
 
     def fold(self, number: int) -> Path:
@@ -78,55 +80,70 @@ def open_run(
 ) -> Run:
     """The run of a recipe: found by its hash, or begun. Writes run.json and source/ at once, `learned` with them."""
     assert competition.folder is not None, "competitions are loaded from a folder"
-    folder = competition.folder
-    code = {"adapter.py": code_hash(folder / "adapter.py", without=("submission", "score", "unit_scores"))}
-    code |= {file: code_hash(folder / file) for file in FORKS if (folder / file).is_file()}
-    functions = {field: function_hash(getattr(recipe, field)) for field in FIELDS if callable(getattr(recipe, field))}
-    shaping = {
-        "recipe": plain(recipe),
-        "functions": functions,
-        "folds": folds_sha256,
-        "code": code,
-        "pretrained": _weights_hash(recipe, folder),
-    }
+    shaping = _shaping(competition.folder, recipe, folds_sha256, learned)
     digest = hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
-    run = folder / "runs" / f"{name}-{digest[:6]}"
-    if (run / "run.json").is_file():
-        return read_run(run)
+    folder = competition.folder / "runs" / f"{name}-{digest[:6]}"
+    if (folder / "run.json").is_file():
+        return _same(read_run(folder), digest)
     record = {
         "schema": SCHEMA,
         "slug": competition.slug,
-        "competition": folder.name,
+        "competition": competition.folder.name,
         "recipe_name": name,
         **shaping,
         "code_sha256": digest,
-        "folds_of": competition.scheme(scheme).n,
+        "folds_of": int(table["fold"].max()) + 1,
         "scheme": scheme,
         "seed": recipe.seed,
         "task": settings_of(competition.task),
-        "learned": learned,
         "columns": list(competition.task.outputs(learned)),
-        "git": git_state(folder),
+        "git": git_state(competition.folder),
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    (run / "source").mkdir(parents=True, exist_ok=True)
+    _keep_source(competition.folder, folder / "source", table)
+    write_json(folder / "run.json", record)
+    return Run(folder, record)
+
+
+def _shaping(folder: Path, recipe: Recipe, folds_sha256: str, learned: Learned) -> dict[str, Any]:
+    """All that shapes a run's result, and so its name. Formatting and scoring do not: they are done anew each time."""
+    code = {"adapter.py": code_hash(folder / "adapter.py", without=("submission", "score", "unit_scores"))}
+    code |= {file: code_hash(folder / file) for file in FORKS if (folder / file).is_file()}
+    return {
+        "recipe": plain(recipe),
+        "functions": {name: function_hash(getattr(recipe, name)) for name in FIELDS if callable(getattr(recipe, name))},
+        "folds": folds_sha256,
+        "learned": learned,
+        "code": code,
+        "pretrained": _weights_hash(recipe, folder),
+    }
+
+
+def _same(run: Run, digest: str) -> Run:
+    """The run, if it is the one of that hash: six digits of it may meet by chance."""
+    if run.record["code_sha256"] != digest:
+        raise RunError(
+            f"the run of hash {digest[:12]} in {run.folder}",
+            f"one of hash {run.record['code_sha256'][:12]}",
+            "rename the recipe, or delete that run",
+        )
+    return run
+
+
+def _keep_source(folder: Path, to: Path, table: pd.DataFrame) -> None:
+    to.mkdir(parents=True, exist_ok=True)
     for file in SOURCES:
         if (folder / file).is_file():
-            shutil.copyfile(folder / file, run / "source" / file)
-    write_whole(run / "source" / "folds.csv", table.to_csv(index=False, lineterminator="\n").encode())
-    write_json(run / "run.json", record)
-    return Run(run, record)
+            write_whole(to / file, (folder / file).read_bytes())
+    write_whole(to / "folds.csv", table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def _weights_hash(recipe: Recipe, folder: Path) -> str:
-    """Size and name of the pretrained file, so that other weights at the same path are another run."""
+    """Hash of the pretrained file, so that other weights at the same path (they have the same size) are another run."""
     path = folder.parent.parent / str(recipe.pretrained)
-    return (
-        f"{path.name} {path.stat().st_size}"
-        if isinstance(recipe.pretrained, str) and path.is_file()
-        else str(recipe.pretrained)
-    )
+    file = path / "model.safetensors" if path.is_dir() else path
+    return sha256_of(file) if isinstance(recipe.pretrained, str) and file.is_file() else str(recipe.pretrained)
 
 
 def read_run(folder: Path) -> Run:
@@ -155,7 +172,9 @@ def find_run(competition_folder: Path, name: str) -> Run:
 
 
 def competition_of(run: Run, competition: Competition) -> Competition:
-    """The competition with the task that the run trained."""
+    """The competition with the task that the run trained; a blend is decoded by the competition's own."""
+    if run.is_blend:
+        return competition
     assert competition.folder is not None, "competitions are loaded from a folder"
     return competition.with_task(task_from(run.record["task"], load_module(competition.folder, "adapter")))
 
@@ -163,42 +182,68 @@ def competition_of(run: Run, competition: Competition) -> Competition:
 def parts_of(
     run: Run, competition: Competition, frame: pd.DataFrame, folds: list[int] | None = None
 ) -> dict[int, Part]:
-    """OOF by fold, at the level of units. For a blend, as it was stored."""
-    own = competition_of(run, competition)
-    parts = {}
-    for number in run.folds if folds is None else folds:
+    """OOF by fold, at the level of units. A blend's is made from its members' each time: nothing can drift apart."""
+    wanted = run.folds if folds is None else folds
+    if run.is_blend:
+        return _parts_of_blend(run, competition, frame, wanted)
+    own, scored, parts = competition_of(run, competition), scored_rows(frame), {}
+    for number in wanted:
         path = run.fold(number)
         gallery = Gallery.load(path / "gallery.safetensors") if (path / "gallery.safetensors").is_file() else None
-        parts[number] = part_of(own, frame, load_predictions(path / "oof"), gallery)
+        parts[number] = part_of(own, scored, load_predictions(path / "oof"), gallery)
     return parts
 
 
+def _parts_of_blend(blend: Run, competition: Competition, frame: pd.DataFrame, folds: list[int]) -> dict[int, Part]:
+    members = []
+    for member in blend.record["members"]:
+        parts = parts_of(find_run(blend.folder.parent.parent, member["run"]), competition, frame, folds)
+        parts = ranked(parts, np.asarray(member["quantiles"])) if "quantiles" in member else parts
+        members.append(list(parts.values()))
+    weights = [member["weight"] for member in blend.record["members"]]
+    return dict(zip(folds, blend_parts(members, weights), strict=True))
+
+
+def ranked(parts: dict[int, Part], quantiles: np.ndarray) -> dict[int, Part]:
+    """Vector predictions as their places among a run's OOF quantiles (C x Q)."""
+    return {
+        number: Part(part.predictions.ranked(quantiles), part.gallery)
+        for number, part in parts.items()
+        if isinstance(part.predictions, Predictions)
+    }
+
+
 def summarise(run: Run, competition: Competition, frame: pd.DataFrame) -> dict[str, Any]:
-    """Join the folds' OOF, fit the task's decisions on it, score it; write oof.npz, learned.json and, last, score.json."""
+    """Join the folds' OOF, fit the task's decisions on it and score it: oof.npz, learned.json and, last, score.json."""
     own = competition_of(run, competition)
-    parts = parts_of(run, competition, frame)
-    if not own.task.dense and not own.task.retrieval:
-        stored = [load_predictions(run.fold(number) / "oof") for number in parts]
-        Predictions.join([one for one in stored if isinstance(one, Predictions)]).save(run.folder / "oof.npz")
-    kept_best = any(
-        (run.read(f"fold{number}/done.json") or {})["kept_epoch"] != run.record["recipe"]["epochs"] for number in parts
-    )
-    return write_score(run, own, frame, parts, run.record["learned"], ["epoch"] if kept_best else [])
+    stored = [load_predictions(run.fold(number) / "oof") for number in run.folds]
+    if not own.task.retrieval and all(isinstance(one, Predictions) for one in stored):
+        join(stored).save(run.folder / "oof.npz")
+    recipe = run.record["recipe"]
+    fitted = ["epoch"] if recipe["keep"] == "best" and recipe["epochs"] > 1 else []
+    return write_score(run, own, frame, parts_of(run, competition, frame), run.record["learned"], fitted)
 
 
 def write_score(
     run: Run, competition: Competition, frame: pd.DataFrame, parts: dict[int, Part], learned: Learned, fitted: list[str]
 ) -> dict[str, Any]:
-    """learned.json and score.json of a run or blend from its parts. fitted: what else was chosen on the scored rows."""
+    """learned.json and score.json of a run or blend from its parts. fitted: what else was chosen on the scored rows.
+
+    The cross-fitted score fits the task's decisions for each fold on the others; a blend's fits its weights so too.
+    """
     every = list(parts.values())
     known = answers.tuned(competition, frame, every, learned)
+    if run.is_blend:
+        honest = run.record["cross_fitted_by_method"][run.record["method"]]
+    else:
+        honest = _number(answers.cross_fitted(competition, frame, every, learned))
     per_fold = {number: answers.score_of(competition, frame, [part], known) for number, part in parts.items()}
     finite = [value for value in per_fold.values() if np.isfinite(value)]
     score = {
         "folds": {str(number): _number(value) for number, value in per_fold.items()},
         "pooled": _number(answers.score_of(competition, frame, every, known)),
         "spread": _number(float(np.std(finite, ddof=1)) if len(finite) > 1 else float("nan")),
-        "cross_fitted": _number(answers.cross_fitted(competition, frame, every, learned)),
+        "cross_fitted": honest,
         "units": int(sum(len(part.predictions) for part in every)),
         "folds_of": run.record["folds_of"],
         "fitted_on_scored_rows": fitted,
@@ -222,7 +267,7 @@ def git_state(folder: Path) -> dict[str, Any]:
 
     if shutil.which("git") is None or git("rev-parse", "HEAD") is None:
         return {"commit": "unknown", "dirty": None}
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "*.py"))}
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ":(top)*.py"))}
 
 
 @contextmanager
@@ -254,7 +299,7 @@ def table_of(runs: list[Run]) -> list[dict[str, Any]]:
     rows = []
     for run in runs:
         score = run.read("score.json") or {}
-        done = [run.read(f"fold{number}/done.json") for number in run.folds]
+        done = [] if run.is_blend else [run.read(f"fold{number}/done.json") for number in run.folds]
         rows.append(
             {
                 "run": run.name,

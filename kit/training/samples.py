@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from kit.offline.batches import Sources, rows_of
 from kit.offline.contract import Competition
 from kit.offline.pixels import Preparation
-from kit.training.chance import draw, epoch_order
+from kit.training.chance import draw, draws_per_epoch, epoch_order
 from kit.training.recipe import Recipe
 
 Key = tuple[int, int, int]
@@ -26,8 +26,15 @@ class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
     """Key -> (position, H x W x C image of the input size, mask H x W x K for dense tasks, else an empty tensor)."""
 
     def __init__(
-        self, competition: Competition, frame: pd.DataFrame, sources: Sources, preparation: Preparation, recipe: Recipe, fold: int, data: Path
-    ):  # fmt: skip
+        self,
+        competition: Competition,
+        frame: pd.DataFrame,
+        sources: Sources,
+        preparation: Preparation,
+        recipe: Recipe,
+        fold: int,
+        data: Path,
+    ):
         self.competition, self.sources, self.preparation, self.data = competition, sources, preparation, data
         self.seed, self.fold, self.length, self.row = recipe.seed, fold, len(frame), rows_of(frame)
         self.compose = recipe.augment(preparation.size)
@@ -40,20 +47,20 @@ class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
         row, how = self.row(at), self.preparation.how
 
         def rng() -> np.random.Generator:
+            """Begun anew for the image, its mask and the augmentation, so that a mask is cut as its image is."""
             return draw(self.seed, self.fold, epoch, number, row["sample_id"])
 
-        image = self.competition.cut(self.sources(row), row, how, rng())
-        mask = None
+        image, mask = self.competition.cut(self.sources(row), row, how, rng()), None
         if self.competition.task.dense:
             mask = self.competition.cut(self.competition.read_target(row, self.data, how), row, how, rng())
         image, mask = augmented(self.compose, image, mask, rng())
-        image = self.preparation.fit_size(image)
-        shown = (
-            torch.zeros(0)
-            if mask is None
-            else torch.from_numpy(np.ascontiguousarray(self.preparation.fit_size(mask, nearest=True)))
-        )
-        return at, torch.from_numpy(np.ascontiguousarray(image)), shown
+        shown = torch.zeros(0) if mask is None else tensor(self.preparation.fit_size(mask, nearest=True))
+        return at, tensor(self.preparation.fit_size(image)), shown
+
+
+def tensor(array: np.ndarray) -> Tensor:
+    """A tensor of its own memory: cached sources are read-only, which torch warns of."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def augmented(
@@ -61,7 +68,7 @@ def augmented(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The image (or each of a bag, N x H x W x C) and its mask through `compose`, drawn from `rng`.
 
-    albumentations 2.0.8 gives each loader process the same stream and repeats it every epoch, so each draw is seeded here.
+    albumentations 2.0.8 gives each loader process the same stream and repeats it every epoch: each draw is seeded here.
     """
     if image.ndim == 4:
         return np.stack([augmented(compose, one, None, rng)[0] for one in image]), mask
@@ -80,8 +87,7 @@ class Steps(Sampler[list[Key]]):
         self.epoch, self.first = 0, 0
 
     def __len__(self) -> int:
-        count = len(epoch_order(self.recipe.seed, self.fold, 0, self.rows, self.recipe.repeats))
-        whole, rest = divmod(count, self.recipe.batch_size)
+        whole, rest = divmod(draws_per_epoch(self.rows, self.recipe.repeats), self.recipe.batch_size)
         # A last batch of one sample is dropped: batch-norm cannot train on it.
         return whole + (rest > 1 or (whole == 0 and rest == 1))
 
