@@ -223,7 +223,7 @@ def test_masks_come_back_whole(tiles, tmp_path, fit):
 
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
 def test_a_coarse_network_leaves_masks_in_their_place(tiles, tmp_path, fit):
-    """Maps of half the input's height and width stitch to masks that lie where the truth lies, padded tiles included."""
+    """Maps of half the input's height and width stitch to masks that lie where the truth lies, padded or not."""
     draw = np.random.RandomState(4)
     masks = {f"{n}": blob(26 + 3 * n % 17, 24 + 5 * n % 19, draw) for n in range(6)}
     data = images_of(tmp_path, {name: mask.astype(np.uint8) * 255 for name, mask in masks.items()})
@@ -236,7 +236,7 @@ def test_a_coarse_network_leaves_masks_in_their_place(tiles, tmp_path, fit):
 
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
 def test_training_masks_lie_on_their_tiles(tiles, tmp_path, fit):
-    """Through a moving cut, an augmentation and the fit, every training mask covers exactly what is bright in its tile."""
+    """Through a moving cut, an augmentation and the fit, a training mask covers just what is bright in its tile."""
     recipe = replace(find_recipe(tiles.competition.folder, "tiny"), fit=fit)
     preparation = Preparation((16, 16), (0.5,) * 3, (0.5,) * 3, fit=fit)
     frame, data = tiles.ground.frame, tiles.ground.data

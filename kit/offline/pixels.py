@@ -126,10 +126,13 @@ class Preparation:
     def unfit(self, values: np.ndarray, height: int, width: int) -> np.ndarray:
         """C x h x w values on the network's grid -> C x h' x w' over the whole native area.
 
-        Padding is cut off; what a crop left out is 0. height, width: the native size.
+        Padding is cut off; what a crop left out is 0. height, width: the native size. Values on a grid coarser than the
+        input come back on the input's: cells that lie across the border of the image could not be cut otherwise.
         """
         if self.fit == "stretch":
             return values
+        grid = (max(self.size[0], values.shape[1]), max(self.size[1], values.shape[2]))
+        values = _resize(values.transpose(1, 2, 0), grid, "bilinear", nearest=False).transpose(2, 0, 1)
         inner, (top, left) = self._placed(height, width)
         scale_y, scale_x = values.shape[1] / self.size[0], values.shape[2] / self.size[1]
         rows = slice(round(top * scale_y), round(top * scale_y) + max(1, round(min(inner[0], self.size[0]) * scale_y)))
