@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import worlds
 
 from kit import load_competition, scaffold
 from kit.check import Result, run_checks
 from kit.offline.errors import NotFound
 from kit.offline.frames import checked, read_table
 from kit.training.folds import make_folds, save_folds
+from tests import worlds
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from worlds import WORLDS
 
 import kit
 from kit.check import run_checks
 from kit.offline.frames import checked, read_table
 from kit.training.folds import make_folds, require_no_leak
 from kit.training.recipe import load_recipes
+from tests.worlds import WORLDS
 
 CHECKOUT = Path(kit.__file__).parents[1]
 EVERY = pytest.mark.parametrize("name", sorted(WORLDS))
