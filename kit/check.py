@@ -579,7 +579,8 @@ def explained(error: Exception, folder: Path | None) -> KitError:
     line = f"{Path(at.filename).name}, line {at.lineno}, in {at.name}: {at.line}"
     if isinstance(error, SyntaxError) and error.filename:
         line = f"{Path(error.filename).name}, line {error.lineno}: {(error.text or '').strip()}"
-    return CheckFailed("code that runs", f"{type(error).__name__}: {error}\n          at {line}", "mend that line")
+    fix = "mend that line" if own or isinstance(error, SyntaxError) else "see what the adapter handed to that line"
+    return CheckFailed("code that runs", f"{type(error).__name__}: {error}\n          at {line}", fix)
 
 
 # Helpers
