@@ -335,6 +335,19 @@ def test_a_place_in_the_image_comes_back_to_its_place(fit):
     assert (native & truth).sum() / (native | truth).sum() > 0.85
 
 
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+def test_a_coarse_network_does_not_move_masks(fit):
+    """Of images of many shapes, what half the input's resolution says lies where the truth lies."""
+    rng, preparation = np.random.default_rng(0), Preparation((64, 64), (0.0,), (1.0,), fit=fit)
+    for height, width in rng.integers(40, 160, (40, 2)).tolist():
+        mask = np.zeros((height, width), np.uint8)
+        centre, axes = (width * 2 // 5, height * 3 // 5), (width // 4, height // 4)
+        cv2.ellipse(mask, centre, axes, 0, 0, 360, 255, -1)
+        seen = preparation.fit_size(mask)[:, :, 0].reshape(32, 2, 32, 2).mean(axis=(1, 3), dtype=np.float32) / 255
+        said = cv2.resize(preparation.unfit(seen[None], height, width)[0], (width, height)) >= 0.5
+        assert 2 * (said & (mask > 0)).sum() / (said.sum() + (mask > 0).sum()) > 0.97, (height, width)
+
+
 @pytest.mark.parametrize(
     ("dtype", "top"),
     [(torch.uint8, 255), (torch.uint16, 65535), (torch.int16, 32767), (torch.float32, 1), (torch.float16, 1)],
