@@ -6,6 +6,7 @@ import errno
 import json
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A competition: a folder in competitions/.", show_default=False)]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A competition: a folder in competitions/.", show_default=False)
+]
 Home = Annotated[
     Path | None,
     typer.Option(
@@ -35,7 +38,8 @@ AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON object on standard output, everything else on standard error.")
 ]
 Bundle = Annotated[
-    str, typer.Argument(metavar="BUNDLE", help="A bundle: its name in offline_weights/, or its folder.", show_default=False)
+    str,
+    typer.Argument(metavar="BUNDLE", help="A bundle: its name in offline_weights/, or its folder.", show_default=False),
 ]
 
 
@@ -54,7 +58,9 @@ def list_(home: Home = None) -> None:
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new competition: a-z, 0-9 and _.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the new competition: a-z, 0-9 and _.", show_default=False)
+    ],
     template: Annotated[str, typer.Option("--from", help="The competition to copy; see kit list.", show_default=False)],
     slug: Annotated[
         str | None, typer.Option(help="Kaggle's slug [default: NAME with dashes].", show_default=False)
@@ -66,7 +72,7 @@ def new(
 
     folder = scaffold.new(name, template, slug, home)
     print(f"{folder} is yours. Next:")
-    for command in scaffold.next_commands(name):
+    for command in scaffold.next_commands(folder):
         print(f"  {command}")
 
 
@@ -74,16 +80,14 @@ def new(
 def check(name: Name, data: Data = None, home: Home = None, as_json: AsJson = False) -> None:
     """Run the contract of an adapter as named checks."""
     from kit.check import run_checks
-    from kit.offline.places import load_competition
 
-    competition = load_competition(name, home)
-    results = run_checks(competition, _data(name, data, home))
+    results = run_checks(name, data, home)
     if as_json:
         _json({"competition": name, "ok": all(one.ok for one in results), "checks": [vars(one) for one in results]})
     else:
         for one in results:
             print(f"{'skip' if one.skipped else 'ok  ' if one.ok else 'FAIL'}  {one.name}")
-            if one.message and not one.ok:
+            if one.message:
                 print("      " + one.message.replace("\n", "\n      "))
     bad = [one.name for one in results if not one.ok]
     if bad:
@@ -126,7 +130,9 @@ def folds(
 @app.command()
 def train(
     name: Name,
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe: a name in recipes.py.", show_default=False)],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe: a name in recipes.py.", show_default=False)
+    ],
     fold: Annotated[
         list[int] | None,
         typer.Option("--fold", help="A fold to train; repeat for several [default: all].", show_default=False),
@@ -309,9 +315,20 @@ def main() -> None:
     except Exception as error:
         from kit.offline.errors import KitError
 
-        if not isinstance(error, KitError):
+        told = error if isinstance(error, KitError) else _fault_of_adapter(error)
+        if told is None:
             raise
-        _fail(str(error))
+        _fail(str(told))
+
+
+def _fault_of_adapter(error: Exception) -> Exception | None:
+    """What went wrong in a competition's own code, as the checks tell it; None where the kit itself is at fault."""
+    from kit.check import explained
+
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    files += [error.filename] if isinstance(error, SyntaxError) and error.filename else []
+    own = [Path(file).parent for file in files if Path(file).parent.parent.name == "competitions"]
+    return explained(error, own[-1]) if own else None
 
 
 def _interrupted(code: int) -> None:

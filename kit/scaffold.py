@@ -52,9 +52,11 @@ def template_folder(template: str, home: Path | str | None = None) -> Path:
     return competition_folder(template, known[template])
 
 
-def next_commands(name: str) -> list[str]:
-    """What to run after a fork."""
-    return [f"kit check {name}", f"kit folds {name}", f"kit train {name} RECIPE"]
+def next_commands(folder: Path) -> list[str]:
+    """What to run after a fork; the first of its recipes is the one to train."""
+    recipe = re.search(r"^(\w+) = (?:Recipe|replace)\(", (folder / "recipes.py").read_text(), re.MULTILINE)
+    name = folder.name
+    return [f"kit check {name}", f"kit folds {name}", f"kit train {name} {recipe[1] if recipe else 'RECIPE'}"]
 
 
 def _require_names(name: str, slug: str) -> None:

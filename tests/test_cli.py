@@ -133,6 +133,15 @@ def test_a_misspelt_field_in_recipes_is_named(kit: Kit, home: Path) -> None:
     refused(kit("train", "leaves", "tiny"), "'backbone'")
 
 
+@pytest.mark.parametrize("bug", ["return tabel", "return table[["], ids=["wrong name", "wrong syntax"])
+def test_a_bug_in_the_adapter_is_told_with_its_line(kit: Kit, home: Path, bug: str) -> None:
+    """An exception in the adapter's own code names type and line instead of a traceback through the kit."""
+    adapter = home / "competitions" / "leaves" / "adapter.py"
+    adapter.write_text(adapter.read_text().replace("return table.assign", bug + " #", 1))
+    refused(kit("folds", "leaves"), "adapter.py, line", "Error")
+    assert "FAIL" in kit("check", "leaves").out
+
+
 def test_missing_host_files_are_told(kit: Kit, home: Path) -> None:
     """A missing data folder, a missing table and a table without a column each say what to do."""
     refused(kit("folds", "leaves", "--data", str(home / "nowhere")), "nowhere", "--data")

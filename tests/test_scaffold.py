@@ -76,6 +76,7 @@ def test_an_unknown_template_names_the_nearest(tmp_path: Path) -> None:
         scaffold.new("leaves", "casava", home=tmp_path)
 
 
-def test_the_next_commands_name_the_fork() -> None:
-    """Check, folds, train."""
-    assert scaffold.next_commands("leaves") == ["kit check leaves", "kit folds leaves", "kit train leaves RECIPE"]
+def test_the_next_commands_name_the_fork_and_a_recipe_it_has(tmp_path: Path) -> None:
+    """The three commands can be typed as they are printed."""
+    folder = scaffold.new("leaves", "cassava", home=tmp_path)
+    assert scaffold.next_commands(folder) == ["kit check leaves", "kit folds leaves", "kit train leaves baseline"]

@@ -1,0 +1,100 @@
+"""The submission notebook: a template without logic, filled with what one bundle is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from kit.offline.contract import Competition
+from kit.offline.errors import BundleError
+from kit.offline.files import sha256_of, write_json, write_whole
+from kit.offline.manifest import FILE, Manifest, open_bundle
+from kit.offline.places import load_adapter
+
+TEMPLATE = Path(__file__).parents[2] / "notebooks" / "submit.ipynb"
+
+
+def notebook_folder(bundle: Path) -> Path:
+    """Where a bundle's notebook lies: beside the bundle."""
+    return bundle.parent / f"{bundle.name}-notebook"
+
+
+def shipped_competition(bundle: Path, manifest: Manifest) -> Competition:
+    """The competition of the adapter inside the bundle's wheel: the facts that travel, whatever the checkout says."""
+    return load_adapter(bundle / manifest.wheel / "competitions" / manifest.competition)
+
+
+def render_notebook(bundle: Path, owner: str = "OWNER") -> Path:
+    """Write `<bundle>-notebook/{submit.ipynb, kernel-metadata.json}` beside the bundle; returns the folder.
+
+    A function of the bundle and the owner: the same bundle gives the same bytes. Raises BundleError for a bundle that
+    is not whole, or a competition that calls the notebook instead of reading a file.
+    """
+    bundle = Path(bundle).resolve()
+    manifest = open_bundle(bundle)
+    competition = shipped_competition(bundle, manifest)
+    if competition.rules.kind == "server":
+        raise BundleError(
+            "a competition that reads a file",
+            f"{manifest.slug} asks a server inside the notebook",
+            "write that notebook by hand around kit.offline.predict; its host publishes an example",
+        )
+    metadata = kernel_metadata(manifest, competition, owner)
+    filled = {
+        "bundle": manifest.bundle,
+        "slug": manifest.slug,
+        "score": _score(manifest),
+        "manifest_sha256": sha256_of(bundle / FILE),
+        "file": competition.rules.file,
+    }
+    notebook = nbformat.read(TEMPLATE, as_version=4)
+    for cell in notebook.cells:
+        cell.source = _fill(cell.source, filled)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.validate(notebook)
+    folder = notebook_folder(bundle)
+    folder.mkdir(exist_ok=True)
+    write_whole(folder / metadata["code_file"], (nbformat.writes(notebook) + "\n").encode())
+    write_json(folder / "kernel-metadata.json", metadata)
+    return folder
+
+
+def kernel_metadata(manifest: Manifest, competition: Competition, owner: str) -> dict[str, Any]:
+    """What `kaggle kernels push` reads, every field written: the client's own default for the internet is on.
+
+    The title equals the slug, since Kaggle makes the slug from the title. A bundle's name is legal for both.
+    """
+    rules = competition.rules
+    return {
+        "id": f"{owner}/{manifest.bundle}",
+        "title": manifest.bundle,
+        "code_file": "submit.ipynb",
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": bool(rules.accelerator) and not str(rules.accelerator).startswith("Tpu"),
+        "enable_tpu": False,
+        "enable_internet": False,
+        "machine_shape": rules.accelerator or "",
+        "dataset_sources": [f"{owner}/{manifest.bundle}"],
+        "competition_sources": [manifest.slug],
+        "kernel_sources": [],
+        "model_sources": [],
+        "keywords": [],
+        "docker_image_pinning_type": "original",  # the rerun gets the image that the notebook was tried on
+    }
+
+
+def _score(manifest: Manifest) -> str:
+    pooled, units = manifest.score.get("pooled"), manifest.score.get("units")
+    text = "undefined" if pooled is None else f"{pooled:.5f} over {units} units"
+    return "; ".join([text, *manifest.notes])
+
+
+def _fill(text: str, values: dict[str, str]) -> str:
+    """Replace `{name}` of the known names; other braces are code."""
+    return re.sub(r"\{(" + "|".join(values) + r")\}", lambda match: values[match.group(1)], text)

@@ -1,0 +1,52 @@
+"""Predict at home with nothing but the bundle's own code: what the notebook will do, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from kit.offline.errors import BundleError, KitError
+from kit.offline.manifest import open_bundle
+
+QUIET = {"NO_ALBUMENTATIONS_UPDATE": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def predict_at_home(bundle: Path, data: Path, out: Path) -> str:
+    """Write `out` from the test set in `data`; returns what the bundle's code said on the way.
+
+    The code is the wheel's, in a process of its own: the checkout may have moved on. Raises KitError, as that process
+    said it.
+    """
+    bundle, data, out = Path(bundle).resolve(), Path(data).resolve(), Path(out).absolute()
+    manifest = open_bundle(bundle)  # before any of its code runs
+    wheels = sorted((name for name in manifest.files if name.endswith(".whl")), key=lambda name: name != manifest.wheel)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "kit.offline.predict", str(bundle), "--data", str(data), "--out", str(out)],
+        env={**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(str(bundle / wheel) for wheel in wheels)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        return done.stdout
+    raise as_kit_error(done.stderr) or BundleError(
+        f"{manifest.bundle} to predict {data}",
+        last_line(done.stderr) or f"exit code {done.returncode}",
+        "mend the adapter or model.py, bundle again; kit check names what is wrong",
+    )
+
+
+def as_kit_error(text: str) -> KitError | None:
+    """The KitError whose three lines `text` ends with, if any."""
+    last = text[max(text.rfind("expected: "), 0) :]
+    said = re.search(r"expected: (.*?)\nfound: +(.*?)\nto do: +(.*)", last, re.DOTALL)
+    return KitError(*(part.strip() for part in said.groups())) if said else None
+
+
+def last_line(text: str) -> str:
+    """The last line with anything on it: of a traceback, the error."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
