@@ -23,6 +23,7 @@ from kit.offline import rle
 from kit.offline.answers import Part, blend_parts, host_tables, part_of, score_of, submission_of, tuned, validate
 from kit.offline.batches import EvaluationSamples, FileSources, evaluation_batches
 from kit.offline.contract import Competition
+from kit.offline.errors import RecipeError
 from kit.offline.frames import checked, read_table, units_of
 from kit.offline.pixels import Preparation
 from kit.offline.places import load_module
@@ -241,6 +242,13 @@ def test_training_masks_lie_on_their_tiles(tiles, tmp_path, fit):
     assert agree / whole > 0.97
 
 
+def test_a_cache_that_would_shrink_images_alone_is_refused(tiles):
+    """A dense task trains on sources of the size of their masks; the error says what to do instead."""
+    shrunk = replace(find_recipe(tiles.competition.folder, "tiny"), cache_size=12)
+    with pytest.raises(RecipeError, match="masks"):
+        train_run(tiles.ground, "shrunk", shrunk, home=tiles.home, say=lambda line: None)
+
+
 def test_units_are_streamed(tiles):
     """Blending, tuning and scoring many images takes no more memory than few: one map a member is held at a time."""
     side = 512
@@ -361,6 +369,7 @@ def test_members_with_other_galleries_blend_over_all_labels(reid):
     ]
     blended = blend_parts([[part] for part in parts], [0.5, 0.5])[0]
     assert blended.predictions.columns == ("A", "F", "G")
+    assert set(blended.gallery.labels) == {"A", "F", "G"}
     assert np.allclose(blended.predictions.values, [[0.7, 0.2, 0.8]])
     assert submission_of(competition, frame, blended, {"threshold": 0.3})["name"].tolist() == ["G A new F"]
 

@@ -53,15 +53,24 @@ def _lazily_combined(competition: Competition, rows: pd.DataFrame, predictions: 
 def blend_parts(members: Sequence[Sequence[Part]], weights: Sequence[float]) -> list[Part]:
     """Members over the same folds blended fold by fold. members[m][k]: what member m says of fold k."""
     return [
-        Part(blend([part.predictions for part in fold], weights), fold[0].gallery)
+        Part(blend([part.predictions for part in fold], weights), _known_to_any(fold))
         for fold in zip(*members, strict=True)
     ]
+
+
+def _known_to_any(fold: Sequence[Part]) -> Gallery | None:
+    """The gallery of members of one fold; of members of several folds, all their labels without embeddings."""
+    first = fold[0].gallery
+    labels = tuple(dict.fromkeys(label for part in fold if part.gallery for label in part.gallery.labels))
+    if first is None or set(labels) == set(first.labels):
+        return first
+    return Gallery(labels, np.empty((len(labels), 0), np.float32))
 
 
 def submission_of(competition: Competition, frame: pd.DataFrame, part: Part, learned: Learned) -> pd.DataFrame:
     """The host's table for the units of `frame`, in their order."""
     units = units_of(frame)
-    answers = competition.task.decode(part.predictions, units, learned, part.gallery)
+    answers = competition.task.decode(part.predictions.align(units.index), units, learned, part.gallery)
     return _formatted(competition, answers, units)
 
 

@@ -115,11 +115,17 @@ class Competition:
         return pixels.read_rgb(data, row.path)
 
     def cut(self, array: np.ndarray, row: Row, how: Mapping[str, Any], rng: np.random.Generator | None) -> np.ndarray:
-        """The part of a source that this draw shows: H x W x C, or N x H x W x C for a bag. `rng` None: evaluation."""
+        """The part of a source that this draw shows: H x W x C, or N x H x W x C for a bag. `rng` None: evaluation.
+
+        `array` is as the cache keeps it: smaller than what `read` gave where the recipe sets `cache_size`.
+        """
         return array
 
     def read_target(self, row: Row, data: Path, how: Mapping[str, Any]) -> np.ndarray:
-        """The mask of a row's source, H x W or H x W x C; cut with the same `rng` as the source. For dense tasks."""
+        """The mask of a row's source, H x W or H x W x C, in the values the loss wants; cut with the source's `rng`.
+
+        For dense tasks. It has the height and width of what `read` gives. It is not cached: make it cheap.
+        """
         raise DataError(
             "a method read_target(row, data, how) for a dense task", type(self).__name__, "write it in the adapter"
         )

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from kit.offline.answers import part_of, score_of
 from kit.offline.batches import EvaluationSamples, Sources, default_workers, evaluation_batches, quiet_worker, rows_of
 from kit.offline.contract import Competition
-from kit.offline.errors import RunError
+from kit.offline.errors import RecipeError, RunError
 from kit.offline.files import sha256_of, write_json, write_whole
 from kit.offline.models import (
     ModelSpec,
@@ -206,6 +206,12 @@ def set_up(fold: Fold) -> Setup:
     if len(fold.train) < 2 or not len(fold.held):
         found = f"{len(fold.train)} that train, {len(fold.held)} that score"
         raise RunError(f"at least 2 rows that train and 1 that scores in fold {fold.number}", found, "use fewer folds")
+    if task.dense and recipe.cache_size is not None:
+        raise RecipeError(
+            "no cache_size for a task of maps",
+            f"cache_size={recipe.cache_size}, which shrinks images and not their masks",
+            "drop it, or let the adapter's read and read_target shrink both by a setting in the recipe's `read`",
+        )
     row = rows_of(fold.held)(0)
     # The image that tells the channels comes from the cache, so that each source is read once.
     stored = Preparation(
