@@ -103,6 +103,14 @@ def host_tables(
     )
 
 
+def solution_of(
+    competition: Competition, units: pd.DataFrame, learned: Learned, gallery: Gallery | None = None
+) -> pd.DataFrame:
+    """The truth of `units` as a host table with `solution_columns`: what a submission of them is scored against."""
+    truth = competition.task.truth(units, learned, gallery)
+    return _with_solution_columns(competition, _formatted(competition, truth, units), truth, units)
+
+
 def _with_solution_columns(
     competition: Competition, solution: pd.DataFrame, truth: pd.DataFrame, units: pd.DataFrame
 ) -> pd.DataFrame:

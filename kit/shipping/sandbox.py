@@ -140,9 +140,9 @@ def _drop_capabilities(libc: Any) -> None:
 
 
 def deny_sockets() -> bool:
-    """Let this process and its children make unix sockets only; False where the filter is not to be had.
+    """Let this process and its children make local sockets only; False where the filter is not to be had.
 
-    Other families answer "Network is unreachable".
+    Local are unix ones, and netlink, by which ZeroMQ asks for the interfaces. Others answer "Network is unreachable".
     """
     if sys.platform != "linux" or platform.machine() not in SYSCALLS:
         return False
@@ -151,13 +151,14 @@ def deny_sockets() -> bool:
     allow, refuse = 0x7FFF0000, 0x00050000 | errno.ENETUNREACH
     program = [
         (load, 0, 0, 4),  # the architecture
-        (equal, 0, 6, architecture),
+        (equal, 0, 7, architecture),
         (load, 0, 0, 0),  # the number of the call
-        (at_least, 4, 0, 0x40000000),  # x32, another way to the same calls
-        (equal, 3, 0, io_uring),
-        (equal, 0, 3, socket_number),
+        (at_least, 5, 0, 0x40000000),  # x32, another way to the same calls
+        (equal, 4, 0, io_uring),
+        (equal, 0, 4, socket_number),
         (load, 0, 0, 16),  # the family
-        (equal, 1, 0, socket.AF_UNIX),
+        (equal, 2, 0, socket.AF_UNIX),
+        (equal, 1, 0, socket.AF_NETLINK),
         (give, 0, 0, refuse),
         (give, 0, 0, allow),
     ]
@@ -254,19 +255,18 @@ def _execute(job: Mapping[str, Any], temporary: Path) -> dict[str, Any]:
     (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "Python", "language": "python"}))
 
     import nbformat
-    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from traitlets.config import Config
 
     begun = time.monotonic()
     notebook = nbformat.reads(job["notebook"], as_version=4)
-    manager = AsyncKernelManager(kernel_name="rehearsal", transport="ipc")
     client = NotebookClient(
         notebook,
-        km=manager,
         kernel_name="rehearsal",
         timeout_func=lambda cell: max(1, int(job["limit"] - (time.monotonic() - begun))),
         startup_timeout=300,
+        config=Config(ConnectionFileMixin={"transport": "ipc"}),
         resources={"metadata": {"path": os.getcwd()}},  # noqa: PTH109
     )
     error = None

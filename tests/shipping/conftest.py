@@ -19,7 +19,7 @@ from kit.training.fanout import Ground, open_ground, train_run
 from kit.training.recipe import find_recipe
 from kit.training.rundir import Run
 
-ADAPTER = '''
+ADAPTER = """
 import pandas as pd
 
 from kit import Competition, Folds, Multiclass, Rules, frames, metrics, read_table
@@ -47,7 +47,7 @@ class Adapter(Competition):
 
     def score(self, solution, submission):
         return metrics.accuracy(solution, submission, by="tile", column="kind")
-'''
+"""
 
 RECIPES = """
 from dataclasses import replace
