@@ -55,8 +55,8 @@ def square(size: Size) -> A.Compose:
     """Images without an up or down (aerial, microscopy): the eight symmetries of the square, crop, colour."""
     return A.Compose(
         [
+            A.SquareSymmetry(p=1.0),  # before the crop: a quarter turn would swap the sides of an oblong input
             A.RandomResizedCrop(size, scale=(0.6, 1.0), ratio=(3 / 4, 4 / 3)),
-            A.SquareSymmetry(p=1.0),
             A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.03, 0.03), p=0.5),
         ]
     )

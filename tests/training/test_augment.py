@@ -1,0 +1,42 @@
+"""kit/training/augment.py"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kit.training.augment import PRESETS
+
+IMAGE = np.random.RandomState(0).randint(60, 200, (40, 52, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_give_the_input_size_without_black(name):
+    """Each preset gives the size and dtype asked for, and no pixel darker than colour changes make it: no cut-outs."""
+    compose = PRESETS[name]((24, 32))
+    for seed in range(20):
+        compose.set_random_seed(seed)
+        image = compose(image=IMAGE)["image"]
+        assert image.shape == (24, 32, 3)
+        assert image.dtype == np.uint8
+        assert image.min() > 10
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "none"])
+def test_presets_draw_anew(name):
+    """Two seeds give two images, the same seed the same one."""
+    compose = PRESETS[name]((24, 32))
+    images = []
+    for seed in (1, 2, 3, 1):
+        compose.set_random_seed(seed)
+        images.append(compose(image=IMAGE)["image"])
+    assert (images[0] == images[3]).all()
+    assert (images[0] != images[1]).any() or (images[0] != images[2]).any()
+
+
+def test_none_has_no_chance():
+    """The preset `none` gives one image whatever the seed."""
+    compose = PRESETS["none"]((24, 32))
+    first = compose(image=IMAGE)["image"]
+    compose.set_random_seed(9)
+    assert (compose(image=IMAGE)["image"] == first).all()

@@ -1,0 +1,95 @@
+"""kit/training/code.py"""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from kit.training.augment import light, photo
+from kit.training.code import code_hash, function_hash
+
+FILE = '''
+"""A file."""
+from numpy import rint as rounded
+SCALE = 3
+
+def helper(x):
+    """Doc."""
+    return x * SCALE  # times three
+
+def unrelated(x):
+    return x
+
+class Adapter:
+    width = 40
+
+    def read(self, row):
+        return rounded(helper(row) + self.width)
+
+    def score(self, a, b):
+        return unrelated(a) == b
+'''
+
+
+def hash_of(tmp_path, text, **named):
+    (tmp_path / "file.py").write_text(text)
+    return code_hash(tmp_path / "file.py", **named)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"""A file."""', '"""Another text."""'),
+        ("# times three", "# x3"),
+        ('    """Doc."""\n', ""),
+        ("x * S", "x  *  S"),
+    ],
+)
+def test_words_about_code_do_not_count(tmp_path, old, new):
+    """Docstrings, comments and layout leave the hash of a file and of a function as they were."""
+    assert old in FILE
+    for named in ({}, {"only": "read"}, {"without": ["score"]}):
+        assert hash_of(tmp_path, FILE, **named) == hash_of(tmp_path, FILE.replace(old, new), **named)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("helper(row) +", "helper(row) -"),
+        ("SCALE = 3", "SCALE = 4"),
+        ("x * SCALE", "x / SCALE"),
+        ("width = 40", "width = 41"),
+        ("numpy import rint", "numpy import floor"),
+    ],
+)
+def test_a_function_hangs_on_all_that_it_mentions(tmp_path, old, new):
+    """Its own code, a helper, the helper's constant, an attribute of the class and an import change its hash."""
+    assert hash_of(tmp_path, FILE, only="read") != hash_of(tmp_path, FILE.replace(old, new), only="read")
+
+
+def test_a_function_does_not_hang_on_the_rest(tmp_path):
+    """Another method, and a function that it does not mention, leave its hash; what is not there has none."""
+    changed = FILE.replace("== b", "!= b").replace("    return x\n", "    return -x\n")
+    assert changed.count("-x") == 1
+    assert hash_of(tmp_path, FILE, only="read") == hash_of(tmp_path, changed, only="read")
+    assert hash_of(tmp_path, FILE, only="write") == ""
+
+
+def test_functions_can_be_left_out(tmp_path):
+    """A change of a function that is left out is not seen; any other is."""
+    changed = FILE.replace("== b", "!= b")
+    assert hash_of(tmp_path, FILE, without=["score"]) == hash_of(tmp_path, changed, without=["score"])
+    assert hash_of(tmp_path, FILE) != hash_of(tmp_path, changed)
+    other = FILE.replace("SCALE = 3", "SCALE = 4")
+    assert hash_of(tmp_path, FILE, without=["score"]) != hash_of(tmp_path, other, without=["score"])
+
+
+def test_functions_of_a_recipe_are_told_apart():
+    """Presets, lambdas and partial applications with other arguments differ; the same one is the same."""
+    first = lambda size: light((size[0], 8))  # noqa: E731
+    second = lambda size: light((size[0], 9))  # noqa: E731
+    functions = [light, photo, first, second, functools.partial(light, 3), functools.partial(light, 4)]
+    assert len({function_hash(function) for function in functions}) == len(functions)
+    assert function_hash(functools.partial(light, 3)) == function_hash(functools.partial(light, 3))
+    assert function_hash(len) != function_hash(max)

@@ -1,0 +1,92 @@
+"""kit/training/mix.py"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kit.training.chance import seed_step
+from kit.training.mix import batch_mix
+from kit.training.recipe import Recipe
+
+
+def batch(rows, *shape):
+    """Images of constant value 1, 2, 3 ...: a mixed pixel tells which two rows it is made of."""
+    images = torch.arange(1.0, rows + 1).reshape(rows, *[1] * len(shape)).expand(rows, *shape).clone()
+    return images, torch.eye(rows), torch.arange(1.0, rows + 1)
+
+
+@pytest.mark.parametrize("rows", [2, 5, 8])
+@pytest.mark.parametrize("how", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+def test_targets_stay_distributions_and_tell_the_share(rows, how):
+    """On even and odd batches targets sum to one, and the mean pixel and the weight are mixed by the share in them."""
+    mix = batch_mix(Recipe(**how), "cpu")
+    moved = 0
+    for step in range(20):
+        seed_step(0, 0, step)
+        images, targets, weights = mix(*batch(rows, 3, 16, 16))
+        torch.testing.assert_close(targets.sum(1), torch.ones(rows))
+        told = targets @ torch.arange(1.0, rows + 1)
+        torch.testing.assert_close(images.mean((1, 2, 3)), told, atol=1e-3, rtol=0)
+        torch.testing.assert_close(weights, told)
+        moved += int((targets != torch.eye(rows)).any())
+    assert moved > 10
+
+
+def test_no_mixing_leaves_the_batch():
+    """Without mixup, cutmix and erasing a batch comes back as it was."""
+    images, targets, weights = batch(5, 3, 16, 16)
+    mixed = batch_mix(Recipe(), "cpu")(images.clone(), targets, weights)
+    assert all((a == b).all() for a, b in zip(mixed, (images, targets, weights), strict=True))
+
+
+@pytest.mark.parametrize("how", [{"mixup": 0.4}, {"cutmix": 1.0}])
+def test_maps_are_mixed_as_their_images_are(how):
+    """A dense task's map, equal to its image at the start, is equal to it after mixing too, pixel by pixel."""
+    mix = batch_mix(Recipe(**how), "cpu")
+    for step in range(10):
+        seed_step(0, 0, step)
+        images, _, weights = batch(5, 1, 16, 16)
+        images, maps, _ = mix(images, images.clone(), weights)
+        torch.testing.assert_close(images, maps)
+    assert len(images.unique()) > 1
+
+
+@pytest.mark.parametrize("how", [{"mixup": 0.4}, {"cutmix": 1.0}])
+def test_the_images_of_a_bag_are_mixed_alike(how):
+    """Bags keep their shape and take one share, whatever the memory order their batch came in."""
+    mix = batch_mix(Recipe(**how), "cpu")
+    seed_step(0, 0, 3)
+    images, targets, weights = batch(4, 6, 16, 16, 3)
+    images, targets, _ = mix(images.movedim(-1, -3), targets, weights)
+    assert images.shape == (4, 6, 3, 16, 16)
+    told = targets @ torch.arange(1.0, 5.0)
+    torch.testing.assert_close(images.mean((2, 3, 4)), told[:, None].expand(4, 6), atol=1e-3, rtol=0)
+    assert (told != torch.arange(1.0, 5.0)).any()
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (4, 3, 32, 32)])
+def test_erasing_is_noise_of_its_own_per_pixel(shape):
+    """An erased rectangle holds as many values as pixels and channels, of mean 0 and deviation 1; targets stay."""
+    seed_step(0, 0, 1)
+    images, targets, weights = batch(8, *shape)
+    erased, after, _ = batch_mix(Recipe(erasing=1.0), "cpu")(images.clone(), targets, weights)
+    noise = erased[erased != images]
+    assert erased.shape == images.shape
+    assert len(noise) > 200
+    assert len(noise.unique()) > 0.99 * len(noise)
+    assert abs(noise.mean()) < 0.1
+    assert abs(noise.std() - 1) < 0.1
+    assert (after == targets).all()
+
+
+def test_a_seeded_step_mixes_the_same():
+    """The same step gives the same batch, another step another."""
+    mix = batch_mix(Recipe(mixup=0.4, cutmix=1.0, erasing=0.5), "cpu")
+
+    def mixed(step):
+        seed_step(0, 0, step)
+        return mix(*batch(6, 3, 16, 16))[0]
+
+    assert (mixed(1) == mixed(1)).all()
+    assert (mixed(1) != mixed(2)).any()

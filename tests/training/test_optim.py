@@ -1,0 +1,100 @@
+"""kit/training/optim.py"""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+
+from kit.offline.errors import RecipeError
+from kit.training.optim import make_optimizer, make_schedule, parameter_groups
+from kit.training.recipe import Recipe
+
+UPDATES = 10
+
+
+def model():
+    return timm.create_model("test_vit", num_classes=3, img_size=32)
+
+
+def rates(recipe, updates, network=None):
+    """Learning rate by parameter name when the schedule stands at that update."""
+    network = network or model()
+    optimizer = make_optimizer(recipe, network)
+    make_schedule(recipe, optimizer, UPDATES).step_update(updates)
+    rate = {id(one): group["lr"] for group in optimizer.param_groups for one in group["params"]}
+    return {name: rate[id(one)] for name, one in network.named_parameters()}
+
+
+def test_layer_decay_reaches_the_learning_rates():
+    """After a step of the schedule, layers nearer to the input learn more slowly, by the factor of the recipe."""
+    plain = rates(Recipe(lr=1e-3), 25)
+    decayed = rates(Recipe(lr=1e-3, layer_decay=0.5), 25)
+    assert len(set(plain.values())) == 1
+    share = {name: decayed[name] / plain[name] for name in plain}
+    assert share["head.weight"] == 1.0
+    assert share["blocks.1.mlp.fc1.weight"] == pytest.approx(2 * share["blocks.0.mlp.fc1.weight"])
+    assert share["patch_embed.proj.weight"] < share["blocks.0.mlp.fc1.weight"]
+
+
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
+def test_the_head_learns_faster(layer_decay):
+    """After a step of the schedule, head_lr_scale multiplies the head's rate and no other, with layer decay too."""
+    plain = rates(Recipe(lr=1e-3, layer_decay=layer_decay), 25)
+    scaled = rates(Recipe(lr=1e-3, layer_decay=layer_decay, head_lr_scale=10.0), 25)
+    for name in plain:
+        assert scaled[name] / plain[name] == pytest.approx(10.0 if name.startswith("head.") else 1.0), name
+
+
+def test_a_head_that_cannot_be_found_is_an_error():
+    """A network without get_classifier refuses head_lr_scale instead of forgetting it."""
+    with pytest.raises(RecipeError, match="get_classifier"):
+        parameter_groups(Recipe(head_lr_scale=10.0), torch.nn.Linear(3, 2))
+    assert len(parameter_groups(Recipe(), torch.nn.Linear(3, 2))) == 2
+
+
+@pytest.mark.parametrize("more", [{}, {"layer_decay": 0.7}, {"head_lr_scale": 10.0}])
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_norms_and_biases_do_not_decay(name, more):
+    """Every parameter is in one group; vectors and what the network spares do not decay, matrices do."""
+    network = timm.create_model(name, num_classes=3)
+    optimizer = make_optimizer(Recipe(weight_decay=0.3, **more), network)
+    decay = {id(one): group["weight_decay"] for group in optimizer.param_groups for one in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
+    for key, one in network.named_parameters():
+        spared = one.ndim <= 1 or key in ("pos_embed", "cls_token")
+        assert decay[id(one)] == (0.0 if spared else 0.3), key
+
+
+def test_warm_up_and_the_end_of_cosine():
+    """The rate starts at a hundredth of lr, reaches nearly lr after the warm-up and ends near zero."""
+    recipe = Recipe(lr=1e-3, epochs=10, warmup_epochs=1.0)
+    course = [rates(recipe, update)["head.weight"] for update in (0, 5, 10, 50, 99)]
+    assert course[0] == pytest.approx(1e-5)
+    assert course[0] < course[1] < course[2]
+    assert course[2] == pytest.approx(1e-3, rel=0.05)
+    assert course[3] == pytest.approx(5e-4, rel=0.05)
+    assert course[4] < 1e-6
+
+
+def test_warm_up_stays_within_short_trainings():
+    """With fewer epochs than the warm-up asks for, half of them warm up and lr is still reached."""
+    recipe = Recipe(lr=1e-3, epochs=2, warmup_epochs=5.0)
+    course = [rates(recipe, update)["head.weight"] for update in range(2 * UPDATES)]
+    assert max(course) == course[UPDATES - 1] > 8e-4
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step", "poly", "tanh"])
+def test_every_schedule_goes_down(schedule):
+    """Halfway a schedule is below lr, at the end below a tenth of it, and it never rises after the warm-up."""
+    recipe = Recipe(lr=1e-3, epochs=9, schedule=schedule, warmup_epochs=0.0)
+    course = [rates(recipe, update)["head.weight"] for update in range(0, 9 * UPDATES, 3)]
+    assert course == sorted(course, reverse=True)
+    assert course[len(course) // 2] < 0.99e-3
+    assert course[-1] < 1e-4
+
+
+def test_an_unknown_optimizer_names_the_nearest():
+    """A misspelt optimizer is an error that tells which one may be meant."""
+    with pytest.raises(RecipeError, match="did you mean 'adamw'"):
+        make_optimizer(Recipe(optimizer="adamww"), model())

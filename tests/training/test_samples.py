@@ -1,0 +1,182 @@
+"""kit/training/samples.py"""
+
+from __future__ import annotations
+
+import albumentations as A
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kit import Competition, Multiclass
+from kit.offline.batches import FileSources
+from kit.offline.pixels import Preparation
+from kit.training.augment import none, square
+from kit.training.loop import training_loader
+from kit.training.recipe import Recipe
+from kit.training.samples import Steps, TrainingSamples
+
+ROWS = 11
+FRAME = pd.DataFrame({"sample_id": [f"{number * 37 % 101:03d}" for number in range(ROWS)], "label": "x"})
+PREPARATION = Preparation((16, 24), (0.5,), (0.5,))
+
+
+class Shapes(Competition):
+    """A gradient whose place is its value, the same for every row; crops are drawn."""
+
+    slug = "shapes"
+    task = Multiclass("label")
+
+    def read(self, row, data, how):
+        grid = np.arange(40 * 50, dtype=np.uint16).reshape(40, 50)
+        return np.stack([grid // 8, grid % 251, grid % 13], axis=2).astype(np.uint8)
+
+    def cut(self, array, row, how, rng):
+        top, left = rng.integers(0, 10, 2)
+        return array[top : top + 30, left : left + 36]
+
+    def read_target(self, row, data, how):
+        return self.read(row, data, how)
+
+
+class Masks(Multiclass):
+    dense = True
+
+
+def samples_of(recipe, competition=None, tmp_path=None, fold=0):
+    competition = competition or Shapes()
+    sources = FileSources(competition, tmp_path, PREPARATION)
+    return TrainingSamples(competition, FRAME, sources, PREPARATION, recipe, fold, tmp_path)
+
+
+def drawn(recipe, tmp_path, epochs=(0, 1), first=0):
+    """{(position, epoch, how often seen before): pixels} of whole epochs through the loader."""
+    steps = Steps(recipe, 0, ROWS)
+    loader = training_loader(samples_of(recipe, tmp_path=tmp_path), steps, recipe)
+    found = {}
+    for epoch in epochs:
+        steps.epoch, steps.first = epoch, first
+        for positions, images, _ in loader:
+            for at, image in zip(positions.tolist(), images, strict=True):
+                number = sum(key[:2] == (at, epoch) for key in found)
+                found[at, epoch, number] = image.numpy().tobytes()
+    return found
+
+
+def test_workers_and_restarts_change_no_pixel(tmp_path):
+    """No worker, two workers and an epoch begun at its second step give the same pixels for the same draw."""
+    plain = drawn(Recipe(augment=square, batch_size=4, workers=0), tmp_path)
+    assert plain == drawn(Recipe(augment=square, batch_size=4, workers=2), tmp_path)
+    late = drawn(Recipe(augment=square, batch_size=4, workers=0), tmp_path, epochs=(1,), first=1)
+    assert len(late) == ROWS - 4
+    assert all(plain[key] == late[key] for key in late)
+
+
+def test_order_changes_no_pixel(tmp_path):
+    """A sample asked for last is the one asked for first, whatever came in between."""
+    samples = samples_of(Recipe(augment=square), tmp_path=tmp_path)
+    keys = [(at, 0, 0) for at in range(ROWS)]
+    there, back = [samples[key][1] for key in keys], [samples[key][1] for key in reversed(keys)]
+    assert all((a == b).all() for a, b in zip(there, reversed(back), strict=True))
+
+
+def test_every_draw_is_another(tmp_path):
+    """Rows with the same pixels, epochs, repeats, folds and seeds each draw another crop or augmentation."""
+    found = drawn(Recipe(augment=square, batch_size=4, workers=0), tmp_path)
+    assert len(set(found.values())) == len(found) == 2 * ROWS
+    repeated = drawn(Recipe(augment=square, batch_size=4, workers=0, repeats=3), tmp_path)
+    assert len(set(repeated.values())) == len(repeated)
+    assert {number for _, _, number in repeated} == {0, 1, 2}
+    other_seed = samples_of(Recipe(augment=square, seed=1), tmp_path=tmp_path)
+    other_fold = samples_of(Recipe(augment=square), tmp_path=tmp_path, fold=1)
+    for other in (other_seed, other_fold):
+        assert other[0, 0, 0][1].numpy().tobytes() != found[0, 0, 0]
+
+
+def test_mask_and_image_share_their_geometry(tmp_path):
+    """A mask that is the image itself stays so through the drawn crop, the symmetries and the fitting (all nearest)."""
+
+    def exact(size):
+        return A.Compose([A.SquareSymmetry(p=1.0), A.Resize(*size, interpolation=0)])
+
+    competition = Shapes()
+    competition.task = Masks("label")
+    samples = samples_of(Recipe(augment=exact), competition, tmp_path)
+    seen = set()
+    for at in range(ROWS):
+        _, image, mask = samples[at, 0, 0]
+        assert mask.shape == image.shape == (16, 24, 3)
+        assert (mask == image).all()
+        seen.add(mask.numpy().tobytes())
+    assert len(seen) == ROWS
+
+
+def test_a_sample_has_the_input_size_whatever_the_augmentation_gives(tmp_path):
+    """Grey sources, bags and augmentations of another size come out as H x W x C (a bag: N x H x W x C), own dtype."""
+
+    def other_size(size):
+        return A.Compose([A.Resize(9, 9)])
+
+    class Grey(Shapes):
+        def cut(self, array, row, how, rng):
+            return array[:, :, 0].astype(np.uint16)
+
+    class Bag(Shapes):
+        def cut(self, array, row, how, rng):
+            return np.stack([array, array, array])
+
+    _, image, mask = samples_of(Recipe(augment=other_size), tmp_path=tmp_path)[0, 0, 0]
+    assert image.shape == (16, 24, 3)
+    assert mask.shape == (0,)
+    grey = samples_of(Recipe(augment=none), Grey(), tmp_path)[0, 0, 0][1]
+    assert (grey.shape, grey.dtype) == ((16, 24, 1), torch.uint16)
+    bag = samples_of(Recipe(augment=square), Bag(), tmp_path)[0, 0, 0][1]
+    assert bag.shape == (3, 16, 24, 3)
+    assert (bag[0] != bag[1]).any(), "the images of a bag are drawn one by one"
+
+
+def test_read_only_sources_make_no_noise(tmp_path):
+    """A source that cannot be written (a cached one) becomes a tensor that can, without a warning of torch's."""
+
+    class Fixed(Shapes):
+        def read(self, row, data, how):
+            array = np.zeros((16, 24, 3), np.uint8)
+            array.flags.writeable = False
+            return array
+
+        def cut(self, array, row, how, rng):
+            return array
+
+    image = samples_of(Recipe(augment=none), Fixed(), tmp_path)[0, 0, 0][1]
+    image += 1
+    assert (image == 1).all()
+
+
+@pytest.mark.parametrize("rows", [2, 3, 8, 9, 16, 17, 23])
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_steps_cover_an_epoch(rows, repeats):
+    """Batches have batch_size draws but the last, none has one, and together they are the epoch, less a tail of one."""
+    steps = Steps(Recipe(batch_size=8, repeats=repeats), 0, rows)
+    batches = list(steps)
+    sizes = [len(batch) for batch in batches]
+    draws = [key for batch in batches for key in batch]
+    assert len(batches) == len(steps) > 0
+    assert set(sizes[:-1]) <= {8}
+    assert min(sizes) > 1
+    assert len(set(draws)) == len(draws)
+    whole = max(1, rows // repeats) * repeats
+    assert len(draws) == whole - (whole % 8 == 1)
+    if repeats == 1 and rows % 8 != 1:
+        assert sorted(at for at, _, _ in draws) == list(range(rows))
+
+
+def test_steps_can_begin_anywhere():
+    """Beginning at step k gives the batches from k on of that epoch; other epochs have another order."""
+    steps = Steps(Recipe(batch_size=4), 2, 23)
+    steps.epoch = 3
+    whole = list(steps)
+    for first in range(len(whole) + 1):
+        steps.first = first
+        assert list(steps) == whole[first:]
+    steps.epoch, steps.first = 4, 0
+    assert [[at for at, _, _ in batch] for batch in steps] != [[at for at, _, _ in batch] for batch in whole]
