@@ -48,7 +48,6 @@ class InputConfig:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    interpolation: str
     licence: str
 
 
@@ -99,14 +98,14 @@ def require_backbone(name: str) -> str:
 
 
 def input_config(backbone: str, channels: int, pretrained: bool | str, home: Path | None = None) -> InputConfig:
-    """mean, std and interpolation that the backbone's weights were trained with.
+    """mean and std that the backbone's weights were trained with.
 
     mean and std repeat cyclically for other channel counts. pretrained, home: as in `load_pretrained`.
     """
     overlay = {}
     if isinstance(pretrained, str) and (folder := (home or Path()) / pretrained).is_dir():
         config = _folder_config(folder)
-        overlay = {name: config[name] for name in ("mean", "std", "interpolation", "license") if name in config}
+        overlay = {name: config[name] for name in ("mean", "std", "license") if name in config}
     cfg = timm.get_pretrained_cfg(backbone)
     plain = {**(cfg.to_dict() if cfg else {}), **overlay}
     resolved = resolve_model_data_config(nn.Identity(), pretrained_cfg=plain)
@@ -114,7 +113,6 @@ def input_config(backbone: str, channels: int, pretrained: bool | str, home: Pat
     return InputConfig(
         tuple(resolved["mean"][index] for index in repeat),
         tuple(resolved["std"][index] for index in repeat),
-        resolved["interpolation"],
         str(plain.get("license") or "unknown"),
     )
 

@@ -20,14 +20,14 @@ Augment = Callable[[Size], A.Compose]
 
 def none(size: Size) -> A.Compose:
     """The whole image, stretched: no chance."""
-    return A.Compose([A.Resize(*size)])
+    return A.Compose([A.Resize(*size, area_for_downscale="image")])
 
 
 def light(size: Size) -> A.Compose:
     """Small shifts, zooms and turns, no flips: for digits, signs and text."""
     return A.Compose(
         [
-            A.Resize(*size),
+            A.Resize(*size, area_for_downscale="image"),
             A.Affine(
                 scale=(0.9, 1.1),
                 translate_percent=(-0.1, 0.1),
@@ -43,7 +43,7 @@ def photo(size: Size) -> A.Compose:
     """Photographs that may be mirrored: random resized crop, flip, small turns, colour."""
     return A.Compose(
         [
-            A.RandomResizedCrop(size, scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3)),
+            A.RandomResizedCrop(size, scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), area_for_downscale="image"),
             A.HorizontalFlip(p=0.5),
             A.Affine(rotate=(-15, 15), p=0.3, border_mode=cv2.BORDER_REFLECT_101),
             A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.03, 0.03), p=0.5),
@@ -56,7 +56,7 @@ def square(size: Size) -> A.Compose:
     return A.Compose(
         [
             A.SquareSymmetry(p=1.0),  # before the crop: a quarter turn would swap the sides of an oblong input
-            A.RandomResizedCrop(size, scale=(0.6, 1.0), ratio=(3 / 4, 4 / 3)),
+            A.RandomResizedCrop(size, scale=(0.6, 1.0), ratio=(3 / 4, 4 / 3), area_for_downscale="image"),
             A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.03, 0.03), p=0.5),
         ]
     )

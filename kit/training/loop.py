@@ -228,7 +228,7 @@ def set_up(fold: Fold) -> Setup:
     example = example if example.ndim > 2 else example[:, :, None]
     channels = example.shape[-1]
     config = input_config(recipe.backbone, channels, recipe.pretrained, fold.home)
-    preparation = replace(stored, mean=config.mean, std=config.std, interpolation=config.interpolation)
+    preparation = replace(stored, mean=config.mean, std=config.std)
     spec = ModelSpec(
         recipe.backbone,
         len(task.outputs(fold.learned)),

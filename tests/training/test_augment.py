@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kit.offline.pixels import Preparation
 from kit.training.augment import PRESETS
 
 IMAGE = np.random.RandomState(0).randint(60, 200, (40, 52, 3)).astype(np.uint8)
@@ -40,3 +41,11 @@ def test_none_has_no_chance():
     first = compose(image=IMAGE)["image"]
     compose.set_random_seed(9)
     assert (compose(image=IMAGE)["image"] == first).all()
+
+
+@pytest.mark.parametrize("size", [(24, 32), (80, 90)])
+def test_none_gives_the_pixels_of_evaluation(size):
+    """Shrinking and enlarging, training without chance shows the very pixels that evaluation shows: one interpolation."""
+    seen = PRESETS["none"](size)(image=IMAGE)["image"]
+    shown = Preparation(size=size, mean=(0.5,) * 3, std=(0.5,) * 3).fit_size(IMAGE)
+    assert (seen == shown).all()
