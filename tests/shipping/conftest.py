@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 
 from kit.offline.contract import Competition
+from kit.offline.files import sha256_of
 from kit.offline.places import load_competition
 from kit.shipping.bundle import make_bundle
 from kit.training.fanout import Ground, open_ground, train_run
@@ -90,6 +93,21 @@ def write_tiles(data: Path, rows: int = 40, test: int = 7) -> None:
         Image.fromarray(pixels).save(folder / f"{name}.png")
     pd.DataFrame({"tile": ids[:rows], "kind": kinds[:rows]}).to_csv(data / "train.csv", index=False)
     pd.DataFrame({"tile": ids[rows:], "kind": "red"}).to_csv(data / "sample_submission.csv", index=False)
+
+
+def reseal(bundle: Path, wheel_files: dict[str, str] | None = None) -> None:
+    """Change or add files of the bundle's wheel, and write the manifest anew for whatever now lies in the folder."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    wheel = bundle / manifest["wheel"]
+    with zipfile.ZipFile(wheel) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    content |= {name: text.encode() for name, text in (wheel_files or {}).items()}
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in content.items():
+            archive.writestr(name, text)
+    files = [path for path in sorted(bundle.iterdir()) if path.name not in ("manifest.json", "dataset-metadata.json")]
+    manifest["files"] = {path.name: {"sha256": sha256_of(path), "size": path.stat().st_size} for path in files}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,230 @@
+"""A bundle is flat, whole, hashed, the same for the same inputs, and says nothing about the machine that made it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kit.offline import manifest as manifests
+from kit.offline.errors import BundleError, RunError
+from kit.offline.files import sha256_of
+from kit.offline.manifest import open_bundle
+from kit.shipping.bundle import bundle_name, find_bundle, make_bundle, write_wheel
+from kit.training.ensemble import blend_runs
+from kit.training.fanout import train_run
+from kit.training.recipe import find_recipe
+from kit.training.rundir import Run
+from tests.shipping.conftest import World
+
+
+def test_a_bundle_is_flat_and_its_manifest_names_every_file(world: World) -> None:
+    """Kaggle's client skips subfolders; what the manifest does not name could be swapped unseen."""
+    manifest = open_bundle(world.bundle)
+    assert all(path.is_file() for path in world.bundle.iterdir())
+    there = {path.name for path in world.bundle.iterdir()} - {"manifest.json", "dataset-metadata.json"}
+    assert set(manifest.files) == there
+    assert all(sha256_of(world.bundle / name) == entry["sha256"] for name, entry in manifest.files.items())
+    for member in manifest.members:
+        assert manifest.files[member.file]["sha256"][:8] in member.file
+
+
+def test_the_manifest_is_written_last_and_the_folder_appears_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle that was cut short has no manifest anywhere and leaves the old bundle untouched."""
+    before = sha256_of(world.bundle / "manifest.json")
+    seen: list[str] = []
+
+    def stopped(self: manifests.Manifest) -> str:
+        folder = next(world.bundle.parent.glob(".*.making"))
+        seen.extend(path.name for path in folder.iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(manifests.Manifest, "to_json", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        make_bundle(world.run, world.competition, world.home)
+    assert {"PROVENANCE.md", "dataset-metadata.json"} < set(seen)
+    assert "manifest.json" not in seen
+    assert sha256_of(world.bundle / "manifest.json") == before
+    assert not list(world.bundle.parent.glob(".*.making"))
+
+
+@pytest.mark.parametrize("damage", ["changed", "same size", "missing", "extra", "folder"])
+def test_a_damaged_bundle_is_refused_before_anything_is_parsed(
+    bundle: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither weights nor the members of the manifest are looked at while a file is not the one that was packed."""
+    weights = next(bundle.glob("*.safetensors"))
+    content = weights.read_bytes()
+    if damage == "changed":
+        weights.write_bytes(content[:-1])
+    elif damage == "same size":
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "missing":
+        weights.unlink()
+    elif damage == "extra":
+        (bundle / "sitecustomize.py").write_text("")
+    else:
+        weights.unlink()
+        weights.mkdir()
+
+    def parsed(raw: object) -> object:
+        raise AssertionError("parsed before the files were compared")
+
+    monkeypatch.setattr(manifests, "_manifest", parsed)
+    with pytest.raises(BundleError) as caught:
+        open_bundle(bundle)
+    assert (weights.name if damage != "extra" else "sitecustomize.py") in str(caught.value)
+
+
+def test_a_changed_manifest_is_refused_by_its_hash(bundle: Path) -> None:
+    """The notebook carries the hash of the manifest, so that not even the manifest can be swapped."""
+    known = sha256_of(bundle / "manifest.json")
+    open_bundle(bundle, known)
+    (bundle / "manifest.json").write_text((bundle / "manifest.json").read_text() + " ")
+    with pytest.raises(BundleError, match=known[:12]):
+        open_bundle(bundle, known)
+
+
+def test_the_same_code_makes_the_same_wheel(world: World, tmp_path: Path) -> None:
+    """Byte for byte, whatever the clock says; other code makes another name."""
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+    shutil.copytree(world.competition.folder or Path(), tmp_path / "tiles", ignore=shutil.ignore_patterns("runs"))
+    first, second = write_wheel(tmp_path / "one", world.competition), write_wheel(tmp_path / "two", world.competition)
+    assert first == second == open_bundle(world.bundle).wheel
+    assert (tmp_path / "one" / first).read_bytes() == (tmp_path / "two" / second).read_bytes()
+    other = type(world.competition)()
+    other.folder = tmp_path / "tiles"
+    (other.folder / "adapter.py").write_text((other.folder / "adapter.py").read_text() + "# more\n")
+    assert write_wheel(tmp_path / "three", other) != first
+
+
+def test_the_wheel_holds_only_what_travels(world: World) -> None:
+    """Facts and the inference path; no recipes, no training code, no run, no compiled file."""
+    with zipfile.ZipFile(world.bundle / open_bundle(world.bundle).wheel) as archive:
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    allowed = re.compile(r"kit/__init__\.py|kit/offline/\w+\.py|competitions/tiles/(adapter|model)\.py")
+    assert [name for name in names if not allowed.fullmatch(name)] == []
+    assert {"kit/__init__.py", "kit/offline/predict.py", "competitions/tiles/adapter.py"} <= set(names)
+
+
+def test_the_wheel_imports_alone(world: World, tmp_path: Path) -> None:
+    """From the zip itself, with no checkout in reach: nothing that stays at home is asked for."""
+    code = "import sys; sys.modules['kit.training'] = None; import kit.offline.predict as it; print(it.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env={"PYTHONPATH": str(world.bundle / open_bundle(world.bundle).wheel)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(world.bundle) in done.stdout
+
+
+def test_some_folds_share_the_whole_weight_and_the_bundle_says_so(world: World) -> None:
+    """Leaving folds out must not shrink the answers, nor go unnoticed."""
+    whole = open_bundle(world.bundle)
+    part = open_bundle(make_bundle(world.run, world.competition, world.home, folds=[1]))
+    assert [member.fold for member in whole.members] == [0, 1] and whole.notes == ()
+    assert [member.fold for member in part.members] == [1]
+    assert sum(member.weight for member in whole.members) == pytest.approx(1)
+    assert sum(member.weight for member in part.members) == pytest.approx(1)
+    assert part.notes == ("folds [1] of 2",)
+    assert part.bundle != whole.bundle
+
+
+@pytest.mark.parametrize("folds", [[2], [0, 7], []])
+def test_folds_that_are_not_done_are_refused(world: World, folds: list[int]) -> None:
+    """A missing fold would be a silently weaker ensemble."""
+    with pytest.raises(RunError):
+        make_bundle(world.run, world.competition, world.home, folds=folds)
+
+
+@pytest.mark.parametrize(
+    ("competition", "run"),
+    [
+        ("tiles", "small-abc123"),
+        ("a", "b"),
+        ("under_scored__name", "My_Recipe__2-abc123"),
+        ("x" * 50, "y" * 50),
+        ("n" * 35, "r---" * 10),
+    ],
+)
+@pytest.mark.parametrize("folds", [None, [0], list(range(20))])
+def test_a_bundle_name_is_a_legal_slug(competition: str, run: str, folds: list[int] | None) -> None:
+    """6 to 50 of a-z, 0-9 and single dashes, never a dash at an end: the dataset's and the notebook's name."""
+    name = bundle_name(Run(Path(run), {"competition": competition}), folds)
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
+    assert 6 <= len(name) <= 50
+
+
+def test_long_names_stay_apart() -> None:
+    """Names that are cut carry a hash of the whole."""
+    names = {bundle_name(Run(Path("r" * 60 + end), {"competition": "tiles"}), None) for end in "abc"}
+    assert len(names) == 3
+
+
+def test_weights_that_changed_since_training_are_refused(world: World, tmp_path: Path) -> None:
+    """The score belongs to the weights that were trained; others would travel under its name."""
+    home = Path(shutil.copytree(world.home, tmp_path / "home"))
+    run = Run(home / world.run.folder.relative_to(world.home), world.run.record)
+    weights = run.fold(1) / "weights.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-4] + bytes(4))
+    shutil.rmtree(home / "offline_weights")
+    with pytest.raises(RunError, match="as it was trained"):
+        make_bundle(run, world.competition, home)
+    assert not list((home / "offline_weights").iterdir())
+
+
+def test_a_rank_blend_carries_its_quantiles(world: World) -> None:
+    """Ranks must work on a single row, so each run's reference distribution travels; it is that of the run's OOF."""
+    folder = world.home / "competitions" / "tiles"
+    other = train_run(world.ground, "other", find_recipe(folder, "other"), home=world.home, say=lambda _: None)
+    blend = blend_runs([world.run, other], world.competition, world.ground.frame, method="rank")
+    manifest = open_bundle(make_bundle(blend, world.competition, world.home))
+    assert [member.run for member in manifest.members] == [world.run.name] * 2 + [other.name] * 2
+    assert sum(member.weight for member in manifest.members) == pytest.approx(1)
+    recorded = {member["run"]: member["quantiles"] for member in blend.record["members"]}
+    for member in manifest.members:
+        quantiles = np.asarray(member.quantiles)
+        assert quantiles.shape[0] == len(manifest.columns) and quantiles.shape[1] > 2
+        assert (np.diff(quantiles, axis=1) >= 0).all()
+        assert member.quantiles == recorded[member.run]
+    assert all(member.quantiles is None for member in open_bundle(world.bundle).members)
+
+
+def test_a_bundle_tells_nothing_about_this_machine(world: World) -> None:
+    """No path, host, user or setting in any text that travels, the wheel's files included."""
+    texts = {path.name: path.read_bytes() for path in world.bundle.iterdir() if path.suffix in (".json", ".md")}
+    with zipfile.ZipFile(world.bundle / open_bundle(world.bundle).wheel) as archive:
+        texts |= {name: archive.read(name) for name in archive.namelist()}
+    forbidden = [str(world.home), str(Path.home()), str(Path(__file__).parents[2]), sys.prefix, platform.node()]
+    if len(getpass.getuser()) > 4:
+        forbidden.append(getpass.getuser())
+    for name, content in texts.items():
+        for text in forbidden:
+            assert text.encode() not in content, f"{text} in {name}"
+    for weights in world.bundle.glob("*.safetensors"):
+        length = int.from_bytes(weights.read_bytes()[:8], "little")
+        assert "/" not in str(json.loads(weights.read_bytes()[8 : 8 + length]).get("__metadata__"))
+
+
+def test_a_bundle_is_found_by_name_and_by_path(world: World) -> None:
+    """And a misspelt name is answered with the nearest."""
+    assert find_bundle(world.bundle.name, world.home) == world.bundle.resolve()
+    assert find_bundle(str(world.bundle), Path("/nowhere")) == world.bundle.resolve()
+    with pytest.raises(BundleError, match=world.bundle.name):
+        find_bundle(world.bundle.name[:-1], world.home)
