@@ -27,6 +27,9 @@ ROUNDS = 50
 PATIENCE = 5
 """Rounds without a gain after which it stops."""
 
+UNDEFINED = -1e30
+"""Stands for a score without number where differences are taken."""
+
 Member = dict[int, Part]
 Score = Callable[[Sequence[float], Sequence[int]], float]
 """(weights, folds) -> score of that blend on those folds, greater is better."""
@@ -63,7 +66,7 @@ def _convex(score: Score, members: int, folds: Sequence[int]) -> list[float]:
 
     # Scores are step functions of the weights, so a search without derivatives, from steps that change them.
     found = minimize(
-        lambda free: -score(weights(free), folds),
+        lambda free: -max(score(weights(free), folds), UNDEFINED),
         np.zeros(members - 1),
         method="Nelder-Mead",
         options={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,12 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return write_world(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_world() -> Callable[..., World]:
+    """`write_world`, for fixtures that outlive a test."""
+    return write_world
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def test_none_has_no_chance():
 
 @pytest.mark.parametrize("size", [(24, 32), (80, 90)])
 def test_none_gives_the_pixels_of_evaluation(size):
-    """Shrinking and enlarging, training without chance shows the very pixels that evaluation shows: one interpolation."""
+    """Shrinking and enlarging, training without chance shows the pixels that evaluation shows: one interpolation."""
     seen = PRESETS["none"](size)(image=IMAGE)["image"]
     shown = Preparation(size=size, mean=(0.5,) * 3, std=(0.5,) * 3).fit_size(IMAGE)
     assert (seen == shown).all()

@@ -1,0 +1,265 @@
+"""kit/training/loop.py"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kit.offline.errors import RunError
+from kit.offline.predictions import Predictions
+from kit.training import loop
+from kit.training.folds import split
+
+HARD = {
+    "epochs": 3, "ema": 0.9, "mixup": 0.4, "erasing": 0.5, "drop_path": 0.2, "drop_rate": 0.2, "accumulate": 2,
+    "clip_grad": 1.0, "label_smoothing": 0.1, "batch_size": 7, "tta": ("identity", "hflip"),
+}  # fmt: skip
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from conftest import World
+from kit.training import checkpoint, loop
+
+torch.set_num_threads(1)
+loop.COMMIT_SECONDS = 0.0
+at, where = int(sys.argv[4]), sys.argv[5]
+commit, write_json = checkpoint.commit, checkpoint.write_json
+
+def killed_after(folder, step, state):
+    commit(folder, step, state)
+    if step >= at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def killed_before_the_record(path, content):
+    if content["step"] >= at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_json(path, content)
+
+if where == "after":
+    checkpoint.commit = killed_after
+else:
+    checkpoint.write_json = killed_before_the_record
+World(Path(sys.argv[2])).train([0], **json.loads(sys.argv[3]))
+"""
+
+
+def log_of(run, fold=0):
+    return [json.loads(line) for line in (run.fold(fold) / "log.jsonl").read_text().splitlines()]
+
+
+def bytes_of(run):
+    return [(run.fold(0) / file).read_bytes() for file in ("weights.safetensors", "oof.npz")]
+
+
+def test_a_killed_fold_ends_in_the_same_bits(world):
+    """Killed twice in mid-epoch, after a commit and within one, a fold goes on to the weights and OOF of one never hit.
+
+    Average, mixup, erasing, dropout, stochastic depth and accumulation are on, and batches do not divide by the latter.
+    """
+    runner = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(world.home), json.dumps(HARD)]
+    steps = -(-32 // 7)
+    assert len(split(world.ground().frame, 0)[0]) == 32
+    assert steps % HARD["accumulate"] == 1
+    for at, where in ((2, "after"), (steps + 4, "before the record")):
+        child = subprocess.run([*runner, str(at), where], capture_output=True, text=True, timeout=120)
+        assert child.returncode == -signal.SIGKILL, child.stderr
+    [folder] = (world.folder / "runs").glob("tiny-*/fold0")
+    assert json.loads((folder / "state.json").read_text())["step"] == steps + 2, "the state before the second kill"
+    assert not (folder / "done.json").exists()
+    went_on = world.train([0], **HARD)
+    whole = world.train([0], name="whole", **HARD)
+    assert went_on.folder != whole.folder
+    assert bytes_of(went_on) == bytes_of(whole)
+    assert [line["epoch"] for line in log_of(went_on)] == [1, 2, 3]
+    assert log_of(went_on)[-1] | {"images_per_second": 0} == log_of(whole)[-1] | {"images_per_second": 0}
+    left = {path.name for path in went_on.fold(0).iterdir()}
+    assert left == {"weights.safetensors", "oof.npz", "model.json", "log.jsonl", "done.json"}
+    other = world.train([0], name="whole", **{**HARD, "seed": 1})
+    assert bytes_of(other)[0] != bytes_of(whole)[0]
+    assert bytes_of(other)[1] != bytes_of(whole)[1]
+
+
+@pytest.mark.parametrize("at", [0, 2, 3])
+def test_a_state_from_any_place_goes_on_alike(world, monkeypatch, at):
+    """Stopped after commits at every update and epoch, keep="best" too, the run ends as one that never stopped."""
+    monkeypatch.setattr(loop, "COMMIT_SECONDS", 0.0)
+    real, count = loop.checkpoint.commit, []
+
+    def commit(folder, step, state):
+        real(folder, step, state)
+        count.append(step)
+        if len(count) == at + 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.checkpoint, "commit", commit)
+    with pytest.raises(KeyboardInterrupt):
+        world.train([0], batch_size=16, keep="best", epochs=3)
+    went_on = world.train([0], batch_size=16, keep="best", epochs=3)
+    whole = world.train([0], name="whole", batch_size=16, keep="best", epochs=3)
+    assert count[:4] == [1, 2, 3, 4], "within an epoch of two steps, at its end, and so on"
+    assert bytes_of(went_on) == bytes_of(whole)
+
+
+def test_a_loss_that_is_no_number_stops_the_fold(world):
+    """NaN in the loss names fold, epoch, step, rate and the rows of the batch; nothing is exported."""
+    world.edit('table["scored"] =', 'table["weight"] = 1.0\n        table["scored"] =')
+    bad = split(world.ground().frame, 0)[0]["sample_id"].iloc[5]
+    nan_there = f'[float("nan") if name == "{bad}" else 1.0 for name in table["sample_id"]]'
+    world.edit('table["weight"] = 1.0', f'table["weight"] = {nan_there}')
+    with pytest.raises(RunError) as caught:
+        world.train([0])
+    assert "fold 0" in caught.value.expected
+    assert "nan at epoch 1, step " in caught.value.found
+    assert "lr " in caught.value.found
+    assert bad in caught.value.found
+    assert "lower lr" in caught.value.fix
+    [folder] = (world.folder / "runs").glob("tiny-*/fold0")
+    assert not {path.name for path in folder.iterdir()} & {"weights.safetensors", "oof.npz", "done.json"}
+
+
+def test_the_best_epoch_is_kept_and_said(world, monkeypatch):
+    """keep="best" ships the weights of the best epoch, not the last, and the score says what it was chosen on."""
+    scores, weights = iter([0.5, 0.9, 0.7, 0.9]), []
+    real = loop.evaluate
+
+    def evaluate(fold, setup, model, device, views, keep):
+        if keep:
+            return real(fold, setup, model, device, views, keep)
+        weights.append(loop.weights_of(model))
+        return next(scores)
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    run = world.train([0], keep="best", epochs=4, lr=1e-2)
+    assert len(set(weights)) == 4
+    assert (run.fold(0) / "weights.safetensors").read_bytes() == weights[1]
+    assert run.read("fold0/done.json")["kept_epoch"] == 2
+    assert run.read("score.json")["fitted_on_scored_rows"] == ["epoch"]
+
+
+def test_the_choice_is_said_where_the_last_epoch_won(world, monkeypatch):
+    """keep="best" flatters the score even where the best epoch is the last one."""
+    scores = iter([0.1, 0.2])
+    real = loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *args: real(*args) if args[-1] else next(scores))
+    run = world.train([0], keep="best")
+    assert run.read("fold0/done.json")["kept_epoch"] == run.read("fold0/done.json")["epochs"] == 2
+    assert run.read("score.json")["fitted_on_scored_rows"] == ["epoch"]
+
+
+def test_oof_has_the_scored_rows_of_the_fold_and_training_has_none(trained):
+    """OOF holds each scored sample of the fold once; rows that train share no unit and no box with them."""
+    world, run, _ = trained
+    frame = world.ground().frame
+    for number in run.folds:
+        oof = Predictions.load(run.fold(number) / "oof.npz")
+        held = frame[(frame["fold"] == number) & frame["scored"]]
+        assert sorted(oof.ids) == sorted(held["sample_id"])
+        rows, scored = split(frame, number)
+        assert not set(rows["box"]) & set(scored["box"])
+        assert not set(rows["unit_id"]) & set(scored["unit_id"])
+        assert run.read(f"fold{number}/done.json")["rows"] == {"train": len(rows), "scored": len(held)}
+    assert not frame["scored"].all(), "some rows train without being scored"
+    np.testing.assert_allclose(oof.values.sum(1), 1.0, atol=1e-5)
+
+
+def test_only_the_rows_that_train_are_drawn(world, monkeypatch):
+    """The samples of the loop are built on the rows that train alone, each of which is shown in every epoch."""
+    shown, real = [], loop.TrainingSamples.__getitem__
+
+    def getitem(self, key):
+        shown.append((key[1], self.row(key[0])["sample_id"]))
+        return real(self, key)
+
+    monkeypatch.setattr(loop.TrainingSamples, "__getitem__", getitem)
+    world.train([1])
+    rows, _ = split(world.ground().frame, 1)
+    for epoch in (0, 1):
+        assert sorted(name for at, name in shown if at == epoch) == sorted(rows["sample_id"])
+
+
+def updates_of(world, monkeypatch, **changes):
+    """The learning rates of all updates of a fold."""
+    rates = []
+    make = loop.make_optimizer
+
+    def counting(recipe, model):
+        optimizer = make(recipe, model)
+        optimizer.register_step_post_hook(lambda one, *_: rates.append(one.param_groups[0]["lr"]))
+        return optimizer
+
+    monkeypatch.setattr(loop, "make_optimizer", counting)
+    world.train([0], **changes)
+    monkeypatch.undo()
+    return rates
+
+
+def test_accumulation_updates_as_the_larger_batch_does(world, monkeypatch):
+    """Two batches of 4 to an update give as many updates, of the same rates, as batches of 8; the gradient agrees."""
+    twice = updates_of(world, monkeypatch, batch_size=4, accumulate=2)
+    once = updates_of(world, monkeypatch, batch_size=8)
+    assert twice == once
+    assert len(twice) == 2 * 4
+    assert len(updates_of(world, monkeypatch, batch_size=4)) == 2 * 8
+    assert len(updates_of(world, monkeypatch, batch_size=7, accumulate=3)) == 2 * 2
+
+
+def test_precision_follows_the_device():
+    """Auto is full precision on the CPU, without a scaler; a named type casts, and fp16 alone scales on a GPU."""
+    cpu = torch.device("cpu")
+    for name, dtype in (("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        cast, scaler = loop.precision_of(name, cpu)
+        with cast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+        assert not scaler.is_enabled()
+
+
+def test_scores_without_number_are_never_the_best():
+    """NaN beats nothing; better means greater or smaller as the competition says; an equal score keeps the earlier."""
+    assert not loop.is_better(float("nan"), None, True)
+    assert loop.is_better(0.1, None, True)
+    best = {"epoch": 1, "score": 0.5}
+    assert [loop.is_better(score, best, True) for score in (0.4, 0.5, 0.6, np.nan)] == [False, False, True, False]
+    assert [loop.is_better(score, best, False) for score in (0.4, 0.5, 0.6, np.nan)] == [True, False, False, False]
+
+
+def test_a_score_that_is_undefined_is_null_in_the_log(world):
+    """The log stays JSON where the metric is NaN, and the score is null there and in done.json."""
+    world.edit("return metrics.accuracy(", 'return float("nan") * metrics.accuracy(')
+    run = world.train([0], epochs=1)
+    assert "NaN" not in (run.fold(0) / "log.jsonl").read_text()
+    assert log_of(run)[0]["score"] is None
+    assert run.read("fold0/done.json")["score"] is None
+    assert run.read("score.json")["pooled"] is None
+
+
+@pytest.mark.parametrize(("train", "held", "found"), [(1, 3, "1 that train"), (9, 0, "0 that score")])
+def test_a_fold_without_rows_says_so(world, train, held, found):
+    """One row that trains, or none that scores, is an error that counts both, before anything is read."""
+    ground, recipe = world.ground(), world.recipe()
+    rows, scored = split(ground.frame, 0)
+    fold = loop.Fold(
+        competition=ground.competition,
+        recipe=recipe,
+        learned={"classes": ["blue", "green", "red"]},
+        number=0,
+        train=rows.head(train),
+        held=scored.head(held),
+        every=ground.frame,
+        data=ground.data,
+        folder=world.home / "fold0",
+        cache=world.home / "cache",
+        home=world.home,
+    )
+    with pytest.raises(RunError) as caught:
+        loop.train_fold(fold)
+    assert found in caught.value.found
+    assert world.reads() == []

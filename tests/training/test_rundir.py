@@ -1,0 +1,191 @@
+"""kit/training/rundir.py"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kit.offline.errors import NotFound, RunError
+from kit.offline.predictions import Predictions
+from kit.training import rundir
+from kit.training.rundir import Run, find_run, list_runs, locked, open_run, parts_of, table_of
+
+
+def opened(world, name="tiny", **changes):
+    """The name of the run that a training would use; nothing is trained."""
+    ground, recipe = world.ground(), world.recipe(**changes)
+    learned = ground.competition.task.learn(ground.frame)
+    return open_run(ground.competition, name, recipe, ground.table, ground.folds_sha256, learned, None).name
+
+
+def test_the_same_command_skips_what_is_done(world):
+    """The same recipe finds its folder and leaves finished folds untouched, to the nanosecond."""
+    run = world.train([0])
+    before = {path: path.stat().st_mtime_ns for path in run.fold(0).iterdir()}
+    again = world.train([0, 1])
+    assert again.folder == run.folder
+    assert {path: path.stat().st_mtime_ns for path in run.fold(0).iterdir()} == before
+    assert again.folds == [0, 1]
+
+
+def test_what_shapes_the_result_makes_another_run(world):
+    """A field, the name, `read`, a preset's code, model.py, the folds and the weights to start from each do."""
+    names = [opened(world), opened(world, name="other"), opened(world, lr=1e-4), opened(world, seed=3)]
+    start = world.home / "start.safetensors"
+    for content in (b"one", b"two"):
+        start.write_bytes(content)
+        names.append(opened(world, pretrained="start.safetensors"))
+    world.edit("return opened(data, row.path)", "return opened(data, row.path)[::-1]")
+    names.append(opened(world))
+    (world.folder / "model.py").write_text("def build(spec, task):\n    return None\n")
+    names.append(opened(world))
+    world.edit("return None", "return 1", "model.py")
+    names.append(opened(world))
+    table = pd.read_csv(world.folder / "folds.csv", dtype=str)
+    swapped = table["fold"].map({"0": "1", "1": "0", "2": "2"})
+    table.assign(fold=swapped).to_csv(world.folder / "folds.csv", index=False)
+    names.append(opened(world))
+    assert len(set(names)) == len(names)
+
+
+def test_labels_that_change_make_another_run(world):
+    """Classes learned from other host files are part of what a run is."""
+    first = opened(world)
+    world.edit(",red,", ",rot,", "data/train.csv")
+    assert opened(world) != first
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"""Which colour is it?"""', '"""Another docstring."""'),
+        ("def opened(", "# a comment\ndef opened("),
+        ("return metrics.accuracy(", "return 1 - metrics.accuracy("),
+        ('rename_axis("thing")', 'rename_axis("id")'),
+    ],
+)
+def test_words_formatting_and_scoring_keep_the_run(world, old, new):
+    """Docstrings, comments, `submission` and `score` may change: they are done anew each time."""
+    first = opened(world)
+    world.edit(old, new)
+    assert opened(world) == first
+
+
+def test_two_runs_never_share_a_folder(world):
+    """Where six digits of two hashes meet, the second is refused, not mixed with the first."""
+    run = world.folder / "runs" / opened(world)
+    text = (run / "run.json").read_text()
+    digest = rundir.read_run(run).record["code_sha256"]
+    (run / "run.json").write_text(text.replace(digest, digest[:6] + "0" * 58))
+    with pytest.raises(RunError, match=digest[:12]):
+        opened(world)
+
+
+def test_a_run_keeps_its_sources_and_circumstances(trained):
+    """source/ holds adapter, recipes and folds as they were; run.json tells recipe, hashes, versions and classes."""
+    world, run, _ = trained
+    for file in ("adapter.py", "recipes.py"):
+        assert (run.folder / "source" / file).read_bytes() == (world.folder / file).read_bytes()
+    assert (run.folder / "source" / "folds.csv").read_text() == (world.folder / "folds.csv").read_text()
+    assert run.record["recipe"]["backbone"] == "test_resnet"
+    assert run.record["folds"] == world.ground().folds_sha256
+    assert run.record["learned"] == {"classes": ["blue", "green", "red"]}
+    assert run.record["columns"] == ["blue", "green", "red"]
+    assert {"python", "torch", "timm"} <= set(run.record["versions"])
+    assert set(run.record["git"]) == {"commit", "dirty"}
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from kit.training.rundir import Run, locked
+with locked(Run(Path(sys.argv[1]), {})):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_one_process_trains_a_run(tmp_path, monkeypatch):
+    """While another process holds the lock a second is refused, with its id; once it is killed the lock is free."""
+    monkeypatch.setattr(rundir.time, "sleep", lambda seconds: None)
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"held\n"
+    with pytest.raises(RunError, match=f"process {child.pid} "), locked(Run(tmp_path, {})):
+        pass
+    child.kill()
+    child.communicate()
+    with locked(Run(tmp_path, {})):
+        assert f"process {os.getpid()} " in (tmp_path / "run.lock").read_text()
+
+
+def test_a_full_disk_keeps_what_was_there(world, monkeypatch):
+    """A disk that fills up while a fold is written stops with a remedy; done folds stay; the same command goes on."""
+    run = world.train([0])
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file() and path.name != "run.lock"}
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="the disk is full"):
+        world.train([1])
+    with pytest.raises(RunError, match="the disk is full"):
+        opened(world, lr=1e-4)
+    monkeypatch.undo()
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert len(list_runs(world.folder)) == 1
+    assert world.train([1]).folds == [0, 1]
+
+
+def test_units_that_are_scored_in_part(world):
+    """Samples that are not scored train with their unit's group and are left out of its prediction."""
+    world.edit('table["scored"] == "yes"', '(table["scored"] == "yes") & ~table["sample_id"].str.endswith("a.png")')
+    run = world.train([0])
+    oof = Predictions.load(run.folder / "oof.npz")
+    assert all(name.endswith("b.png") for name in oof.ids)
+    assert run.read("score.json")["units"] == len(oof)
+
+
+def test_oof_is_joined_and_brought_to_units(trained):
+    """oof.npz joins the folds' samples; parts hold each scored unit once, the mean of its two samples."""
+    world, run, _ = trained
+    frame = world.ground().frame
+    scored = frame[frame["scored"]]
+    table = Predictions.load(run.folder / "oof.npz").frame()
+    assert sorted(table.index) == sorted(scored["sample_id"])
+    parts = parts_of(run, world.ground().competition, frame)
+    units = Predictions.join([part.predictions for part in parts.values()]).frame()
+    assert sorted(units.index) == sorted(scored["unit_id"].unique())
+    for unit, rows in scored.groupby("unit_id"):
+        np.testing.assert_allclose(units.loc[unit], table.loc[rows["sample_id"]].mean(), rtol=1e-5)
+
+
+def test_runs_are_found_by_their_beginning(trained):
+    """A name or an unambiguous beginning finds a run; others are an error that names the nearest."""
+    world, run, other = trained
+    assert {one.name for one in list_runs(world.folder)} >= {run.name, other.name}
+    assert find_run(world.folder, run.name).folder == run.folder
+    assert find_run(world.folder, other.name[:7]).folder == other.folder
+    with pytest.raises(NotFound, match=f"did you mean '{run.name}'"):
+        find_run(world.folder, "x" + run.name)
+    with pytest.raises(NotFound, match="begin so"):
+        find_run(world.folder, "")
+
+
+def test_the_table_of_runs(trained):
+    """A row tells folds done of all, scores and minutes; a run that has no score yet has a row too."""
+    _, run, _ = trained
+    unscored = replace(run, folder=run.folder / "nothing")
+    row, empty = table_of([run, unscored])
+    assert row["folds"] == "3/3"
+    assert row["pooled"] == run.read("score.json")["pooled"]
+    assert row["minutes"] >= 0
+    assert empty["folds"] == "0/3"
+    assert empty["pooled"] is None
