@@ -44,7 +44,7 @@ def test_the_demo_rehearsed_the_bytes_that_it_predicts(home: Path) -> None:
 def test_the_demo_ends_with_the_path_of_the_submission(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
-    """The last line printed is the path of submission.csv, so that a script can take it; a second walk trains nothing."""
+    """The last line printed is the path of submission.csv, for scripts; a second walk trains nothing."""
     weights = {
         path: path.stat().st_mtime_ns for path in home.glob("competitions/digits/runs/*/fold*/weights.safetensors")
     }

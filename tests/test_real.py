@@ -24,7 +24,7 @@ pytestmark = [
 
 
 def test_sign_digits_from_fork_to_rehearsal(tmp_path: Path) -> None:
-    """Three edits of cassava make signer-grouped folds, an accuracy far over chance in few epochs, a legal submission."""
+    """Three edits of cassava: folds by signer, an accuracy far over chance in few epochs, a legal submission."""
     folder = fork_signs(tmp_path)
     competition = load_competition("signs", tmp_path)
     assert [one for one in run_checks(competition, DATA) if not one.ok] == []

@@ -41,7 +41,7 @@ class Share:
 
 
 def make_bundle(run: Run, competition: Competition, home: Path, folds: Sequence[int] | None = None) -> Path:
-    """Bundle a run or a blend; returns `offline_weights/<bundle>/`. The manifest is written last, the folder appears whole.
+    """Bundle a run or a blend; returns `offline_weights/<bundle>/`, which appears whole, its manifest written last.
 
     folds: which folds' models go in (None: all that are done). Raises RunError for a fold that is not done.
     """
@@ -52,7 +52,7 @@ def make_bundle(run: Run, competition: Competition, home: Path, folds: Sequence[
             raise RunError(
                 f"folds {wanted or 'at least one'} of {share.run.name} done",
                 f"done: {share.run.folds}",
-                f"train them: kit train {run.record['competition']} {share.run.record['recipe_name']}, or name others with --folds",
+                f"kit train {run.record['competition']} {share.run.record['recipe_name']}, or name others with --folds",
             )
     name = bundle_name(run, None if folds is None else wanted)
     folder = home / "offline_weights" / name
@@ -141,7 +141,7 @@ def _golden(member: Member, competition: Competition, folder: Path) -> list[list
 
 
 def write_wheel(folder: Path, competition: Competition) -> str:
-    """One pure wheel with `kit/__init__.py`, `kit/offline` and the competition's adapter.py and model.py; returns its name."""
+    """One pure wheel: `kit/__init__.py`, `kit/offline`, the competition's adapter.py and model.py; returns its name."""
     assert competition.folder is not None and kit.__file__ is not None
     root = Path(kit.__file__).parent
     files = {
@@ -205,7 +205,7 @@ def _finish(
 
 
 def dataset_metadata(name: str, owner: str = "OWNER") -> dict[str, Any]:
-    """What `kaggle datasets create` reads. OWNER is replaced when the bundle is pushed; the licence claims nothing about the weights."""
+    """What `kaggle datasets create` reads. Put your user name for OWNER; the licence claims nothing."""
     return {"id": f"{owner}/{name}", "title": name, "licenses": [{"name": "other"}]}
 
 
@@ -222,9 +222,11 @@ def _provenance(
         "",
         f"Weights for the Kaggle competition {run.record['slug']}, read with the manifest beside them.",
         "",
-        f"- OOF score: {score['pooled']} over {score['units']} units (cross-fitted {score['cross_fitted']}), folds {run.record['folds'][:12]}",
+        f"- OOF score: {score['pooled']} over {score['units']} units (cross-fitted {score['cross_fitted']})",
+        f"- fold table: {run.record['folds'][:12]}",
         *(
-            f"- run {share.run.name}: weight {share.weight:.4f}, commit {share.run.record['git']['commit']}, seed {share.run.record['seed']}"
+            f"- run {share.run.name}: weight {share.weight:.4f}, seed {share.run.record['seed']}, "
+            f"commit {share.run.record['git']['commit']}"
             for share in shares
         ),
         *(

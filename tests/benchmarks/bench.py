@@ -91,7 +91,7 @@ def bench_demo() -> dict[str, Any]:
 
 
 def bench_signs() -> dict[str, Any]:
-    """Sign-digits, five folds grouped by signer, two tiny networks from scratch at 64 px, blended, bundled, rehearsed."""
+    """Sign-digits: five folds by signer, two tiny networks from scratch at 64 px, blended, bundled, rehearsed."""
     from kit.offline.places import load_competition
     from kit.shipping.bundle import make_bundle
     from kit.shipping.rehearse import rehearse
