@@ -109,6 +109,24 @@ def test_a_state_from_any_place_goes_on_alike(world, monkeypatch, at):
     assert bytes_of(went_on) == bytes_of(whole)
 
 
+def test_an_epoch_that_is_done_again_is_logged_once(world, monkeypatch):
+    """Stopped after an epoch was logged and before any commit, the fold begins anew and tells each epoch once."""
+    real = loop.evaluate
+
+    def stopped(fold, *rest):
+        if (fold.folder / "log.jsonl").exists():
+            raise KeyboardInterrupt
+        return real(fold, *rest)
+
+    monkeypatch.setattr(loop, "evaluate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        world.train([0])
+    [log] = (world.folder / "runs").glob("*/fold0/log.jsonl")
+    assert len(log.read_text().splitlines()) == 1
+    monkeypatch.undo()
+    assert [line["epoch"] for line in log_of(world.train([0]))] == [1, 2]
+
+
 def test_a_loss_that_is_no_number_stops_the_fold(world):
     """NaN in the loss names fold, epoch, step, rate and the rows of the batch; nothing is exported."""
     world.edit('table["scored"] =', 'table["weight"] = 1.0\n        table["scored"] =')
@@ -143,6 +161,23 @@ def test_the_best_epoch_is_kept_and_said(world, monkeypatch):
     assert (run.fold(0) / "weights.safetensors").read_bytes() == weights[1]
     assert run.read("fold0/done.json")["kept_epoch"] == 2
     assert run.read("score.json")["fitted_on_scored_rows"] == ["epoch"]
+
+
+def test_the_last_epoch_is_kept_unless_asked_otherwise(world, monkeypatch):
+    """keep="last" ships the last epoch's weights though an earlier one scored better, and has chosen nothing."""
+    scores, weights = iter([0.9, 0.5]), []
+    real = loop.evaluate
+
+    def evaluate(fold, setup, model, device, views, keep):
+        if keep:
+            return real(fold, setup, model, device, views, keep)
+        weights.append(loop.weights_of(model))
+        return next(scores)
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    run = world.train([0])
+    assert (run.fold(0) / "weights.safetensors").read_bytes() == weights[1] != weights[0]
+    assert run.read("score.json")["fitted_on_scored_rows"] == []
 
 
 def test_the_choice_is_said_where_the_last_epoch_won(world, monkeypatch):

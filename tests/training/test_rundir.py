@@ -115,12 +115,14 @@ with locked(Run(Path(sys.argv[1]), {})):
 def test_one_process_trains_a_run(tmp_path, monkeypatch):
     """While another process holds the lock a second is refused, with its id; once it is killed the lock is free."""
     monkeypatch.setattr(rundir.time, "sleep", lambda seconds: None)
-    child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert child.stdout.readline() == b"held\n"
-    with pytest.raises(RunError, match=f"process {child.pid} "), locked(Run(tmp_path, {})):
-        pass
-    child.kill()
-    child.communicate()
+    start = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"held\n"
+        try:
+            with pytest.raises(RunError, match=f"process {child.pid} "), locked(Run(tmp_path, {})):
+                pass
+        finally:
+            child.kill()
     with locked(Run(tmp_path, {})):
         assert f"process {os.getpid()} " in (tmp_path / "run.lock").read_text()
 
