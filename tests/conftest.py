@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+# Two test processes share two cores (pytest-xdist): one thread each. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 LOOPBACK = ("127.", "::1", "localhost")
 
 

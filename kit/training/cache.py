@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kit.offline.batches import FileSources, Sources, rows_of, source_of
+from kit.offline.batches import FileSources, RowsOf, Sources, source_of
 from kit.offline.contract import Competition, Row
 from kit.offline.errors import DataError, RunError
 from kit.offline.files import write_json
@@ -94,7 +94,7 @@ def cached_sources(
     if keep == "off":
         return FileSources(competition, data, preparation)
     root = Path(os.environ["KIT_CACHE"]) / competition.slug if os.environ.get("KIT_CACHE") else folder
-    row = rows_of(frame)
+    row = RowsOf(frame)
     rows: dict[str, Row] = {}
     for at in range(len(frame)):
         rows.setdefault(source_of(row(at)), row(at))

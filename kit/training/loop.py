@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from kit.offline.answers import part_of, score_of
-from kit.offline.batches import EvaluationSamples, Sources, default_workers, evaluation_batches, quiet_worker, rows_of
+from kit.offline.batches import EvaluationSamples, RowsOf, Sources, default_workers, evaluation_batches, quiet_worker
 from kit.offline.contract import Competition
 from kit.offline.errors import RecipeError, RunError
 from kit.offline.files import sha256_of, write_json, write_whole
@@ -212,7 +212,7 @@ def set_up(fold: Fold) -> Setup:
             f"cache_size={recipe.cache_size}, which shrinks images and not their masks",
             "drop it, or let the adapter's read and read_target shrink both by a setting in the recipe's `read`",
         )
-    row = rows_of(fold.held)(0)
+    row = RowsOf(fold.held)(0)
     # The image that tells the channels comes from the cache, so that each source is read once.
     stored = Preparation(
         size=recipe.size,

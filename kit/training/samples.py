@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from kit.offline.batches import Sources, rows_of
+from kit.offline.batches import RowsOf, Sources, tensor_of
 from kit.offline.contract import Competition
 from kit.offline.pixels import Preparation
 from kit.training.chance import draw, draws_per_epoch, epoch_order
@@ -36,7 +36,7 @@ class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
         data: Path,
     ):
         self.competition, self.sources, self.preparation, self.data = competition, sources, preparation, data
-        self.seed, self.fold, self.length, self.row = recipe.seed, fold, len(frame), rows_of(frame)
+        self.seed, self.fold, self.length, self.row = recipe.seed, fold, len(frame), RowsOf(frame)
         self.compose = recipe.augment(preparation.size)
 
     def __len__(self) -> int:
@@ -54,13 +54,8 @@ class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
         if self.competition.task.dense:
             mask = self.competition.cut(self.competition.read_target(row, self.data, how), row, how, rng())
         image, mask = augmented(self.compose, image, mask, rng())
-        shown = torch.zeros(0) if mask is None else tensor(self.preparation.fit_size(mask, nearest=True))
-        return at, tensor(self.preparation.fit_size(image)), shown
-
-
-def tensor(array: np.ndarray) -> Tensor:
-    """A tensor of its own memory: cached sources are read-only, which torch warns of."""
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        shown = torch.zeros(0) if mask is None else tensor_of(self.preparation.fit_size(mask, nearest=True))
+        return at, tensor_of(self.preparation.fit_size(image)), shown
 
 
 def augmented(

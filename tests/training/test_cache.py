@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from kit import Competition, Multiclass
-from kit.offline.batches import FileSources, rows_of, source_of
+from kit.offline.batches import FileSources, RowsOf, source_of
 from kit.offline.errors import DataError, RunError
 from kit.offline.pixels import Preparation
 from kit.training.cache import cached_sources
@@ -73,7 +73,7 @@ def test_arrays_come_back_as_they_were_read(tmp_path):
     competition = Arrays(random_arrays())
     sources = open_arrays(competition, tmp_path)
     for at in (4, 0, 3, 1, 5, 2):
-        row = rows_of(frame_of(competition.arrays))(at)
+        row = RowsOf(frame_of(competition.arrays))(at)
         array, wanted = sources(row), competition.arrays[row.sample_id]
         assert array.dtype == wanted.dtype
         np.testing.assert_array_equal(array, wanted)
@@ -92,7 +92,7 @@ def test_each_source_is_read_once(tmp_path, count):
         sources = open_arrays(competition, tmp_path, frame=order)
         assert set(competition.seen.values()) == {1}
     for at in (0, 2 * count - 1):
-        row = rows_of(frame)(at)
+        row = RowsOf(frame)(at)
         assert (sources(row) == competition.arrays[row.source]).all()
     assert len(folders(tmp_path)) == 1
 
@@ -141,7 +141,7 @@ def test_what_shapes_pixels_makes_another_cache(world):
 def test_jpeg_is_the_same_from_cache_and_files(world):
     """What training takes from a JPEG cache is, bit for bit, what inference makes of the file."""
     ground = world.ground()
-    row = rows_of(ground.frame)
+    row = RowsOf(ground.frame)
     for changes in ({}, {"cache_size": 13}):
         preparation = replace(PREPARATION, jpeg=True, **changes)
         args = (ground.competition, ground.frame, ground.data, preparation, world.folder / "cache", "jpeg", quiet)
@@ -154,7 +154,7 @@ def test_off_reads_the_files(tmp_path):
     """Without a cache the files are read and nothing is written."""
     competition = Arrays(random_arrays())
     sources = open_arrays(competition, tmp_path, keep="off")
-    assert sources(rows_of(frame_of(competition.arrays))(0)).shape == (5, 7, 3)
+    assert sources(RowsOf(frame_of(competition.arrays))(0)).shape == (5, 7, 3)
     assert not (tmp_path / "cache").exists()
 
 
@@ -208,7 +208,7 @@ def test_a_half_written_cache_is_made_again(tmp_path):
     (path / "data.bin").write_bytes(b"torn")
     sources = open_arrays(competition, tmp_path)
     assert set(competition.seen.values()) == {2}
-    assert (sources(rows_of(frame_of(competition.arrays))(1)) == competition.arrays["a 1"]).all()
+    assert (sources(RowsOf(frame_of(competition.arrays))(1)) == competition.arrays["a 1"]).all()
 
 
 def test_a_read_that_fails_leaves_no_cache(tmp_path):
@@ -218,7 +218,7 @@ def test_a_read_that_fails_leaves_no_cache(tmp_path):
     with pytest.raises(AttributeError):
         open_arrays(competition, tmp_path)
     competition.arrays["s101"] = good + 1
-    row = rows_of(frame_of(competition.arrays))
+    row = RowsOf(frame_of(competition.arrays))
     assert open_arrays(competition, tmp_path)(row(101)).tolist() == [1, 1, 1, 1]
 
 
