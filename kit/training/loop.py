@@ -237,6 +237,7 @@ def set_up(fold: Fold) -> Setup:
         task.head,
         recipe.drop_rate,
         recipe.drop_path,
+        arguments=dict(recipe.model),
         targets=0 if task.dense else task.targets(fold.train.head(1), fold.learned).shape[1],
     )
     return Setup(preparation, sources, spec, example, config.licence if recipe.pretrained else "trained from scratch")
