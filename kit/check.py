@@ -201,9 +201,16 @@ class Told(Task):
 
 
 def facts_are_declared(context: Context) -> None:
-    """The adapter states slug, task, folds, greater_is_better and rules, each of its type."""
+    """The adapter states slug, task, folds, metric, greater_is_better and rules, each of its type."""
     folds = (Folds, Mapping)
-    kinds: dict[str, Any] = {"slug": str, "task": Task, "folds": folds, "greater_is_better": bool, "rules": Rules}
+    kinds: dict[str, Any] = {
+        "slug": str,
+        "task": Task,
+        "folds": folds,
+        "metric": str,
+        "greater_is_better": bool,
+        "rules": Rules,
+    }
     for name, kind in kinds.items():
         value = getattr(context.competition, name, None)
         if not isinstance(value, kind) or value == "":

@@ -45,15 +45,19 @@ Bundle = Annotated[
 
 @app.command("list")
 def list_(home: Home = None) -> None:
-    """Show the competitions and templates."""
+    """Show the competitions and templates: family, metric, folds, slug."""
+    from kit.offline.contract import Folds
     from kit.offline.places import list_competitions, load_competition
 
     rows = []
     for name in list_competitions(home):
         competition = load_competition(name, home)
         better = "higher" if competition.greater_is_better else "lower"
-        rows.append([name, competition.slug, type(competition.task).__name__, competition.scheme().n, better])
-    _table(["name", "slug", "task", "folds", "better score"], rows)
+        schemes = "" if isinstance(competition.folds, Folds) else f" by {', '.join(competition.folds)}"
+        folds = f"{competition.scheme().n}{schemes}"
+        metric = f"{getattr(competition, 'metric', '')} ({better} is better)"
+        rows.append([name, type(competition.task).__name__, metric, folds, competition.slug])
+    _table(["name", "family", "metric", "folds", "slug"], rows)
 
 
 @app.command()

@@ -218,7 +218,8 @@ def test_more_folds_than_groups_is_refused(kit: Kit, home: Path) -> None:
 
 def test_a_day_at_the_command_line(kit: Kit, home: Path) -> None:
     """list, check, folds, train one fold, skip it, runs, blend, bundle, predict: each works on the last."""
-    assert "leaves" in kit("list").out
+    shown = kit("list").out
+    assert all(part in shown for part in ("leaves", "Multiclass", "accuracy (higher is better)"))
     assert kit("check", "leaves").code == 0
     first = kit("train", "leaves", "tiny", "--fold", "0", *FAST)
     assert first.code == 0 and "1/5" in first.out

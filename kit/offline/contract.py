@@ -60,18 +60,24 @@ class Row(dict[str, Any]):
 class Competition:
     """What the host decided. Subclass it as `Adapter` in `competitions/<name>/adapter.py`.
 
-    Required: slug, task, folds, greater_is_better, train_frame, test_frame, submission, score.
+    Required: slug, task, folds, metric, greater_is_better, train_frame, test_frame, submission, score.
     """
 
     slug: str
     task: Task
     folds: Folds | Mapping[str, Folds]
+    metric: str
+    """The host's metric in a few words, for `kit list`."""
     greater_is_better: bool
     rules: Rules = Rules()
     sample: str | None = "sample_submission.csv"
     """The host's sample submission below the data folder; None where the host gives none."""
     solution_columns: tuple[str, ...] = ()
     """Unit columns joined to the truth table alone (height, patient, weight, usage)."""
+    table: tuple[str, ...] = ()
+    """Frame columns, of train and test, that the network gets beside a row's image: numbers, or words of few values."""
+    pool: Literal["mean", "max"] = "mean"
+    """How the default `combine` makes one prediction of a unit's samples."""
     folder: Path | None = None
     """Where the adapter was loaded from; set by the loader."""
 
@@ -131,11 +137,12 @@ class Competition:
         )
 
     def combine(self, frame: pd.DataFrame, predictions: Predictions | Maps) -> Predictions | Maps:
-        """Predictions of samples as predictions of units. Default: their mean.
+        """Predictions of samples as predictions of units. Default: their mean or maximum, as `pool` says.
 
         Treat units one by one: it is called with any whole units.
         """
-        return predictions.mean_by(dict(zip(frame["sample_id"], frame["unit_id"], strict=True)))
+        units = dict(zip(frame["sample_id"], frame["unit_id"], strict=True))
+        return predictions.max_by(units) if self.pool == "max" else predictions.mean_by(units)
 
     def assign_folds(self, frame: pd.DataFrame) -> pd.Series | None:
         """Fold numbers by row for splits that `folds` cannot say, else None."""
