@@ -14,6 +14,7 @@ _HOMES = {
     "Maps": "predictions",
     "Multiclass": "tasks",
     "Predictions": "predictions",
+    "Retrieval": "tasks",
     "Rules": "contract",
     "Task": "tasks",
     "frames": "",

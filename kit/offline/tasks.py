@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kit.offline.errors import DataError, examples
 from kit.offline.frames import require_columns
 from kit.offline.predictions import Gallery, Maps, Predictions
+from kit.offline.similarities import Similarities, nearest
 
 Learned = dict[str, Any]
 """What a task learned from data (classes, thresholds): plain JSON values, saved beside the settings."""
@@ -270,3 +272,121 @@ class Binary(Task):
         values = np.unique(_table(predictions, units, self.columns))
         candidates = np.unique(np.quantile(values, np.linspace(0.0, 1.0, 101))).tolist()
         return max([learned, *({**learned, "threshold": value} for value in candidates)], key=score)
+
+
+class Retrieval(Task):
+    """Which of many labels, some of them unseen: embeddings compared with those of a gallery, `answers` labels a unit.
+
+    column: the label column, text without blanks. unknown: the label of what no gallery holds ("new_whale"); OOF fits
+    the similarity under which it is answered, and rows that carry it in training are in no gallery. None: every unit
+    has a known label. size: numbers in an embedding. margin (radians), scale: of the additive angular margin (ArcFace,
+    Deng et al. 2019, arXiv 1801.07698); its sub-centres are the network's (`Recipe.model["centres"]`).
+
+    Labels join with one blank, as map_at_k reads them. In training the network answers with cosines to the classes'
+    centres, in evaluation with embeddings; predictions are kept and averaged as Similarities, see there for the memory.
+    """
+
+    head = "retrieval"
+    retrieval = True
+
+    def __init__(
+        self,
+        column: str,
+        answers: int = 5,
+        unknown: str | None = None,
+        size: int = 512,
+        margin: float = 0.3,
+        scale: float = 30.0,
+    ):
+        self.column = column
+        self.answers = answers
+        self.unknown = unknown
+        self.size = size
+        self.margin = margin
+        self.scale = scale
+
+    @property
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.column,)
+
+    @property
+    def decides(self) -> bool:
+        return self.unknown is not None
+
+    def learn(self, frame: pd.DataFrame) -> Learned:
+        require_columns(frame, self.columns, "the training frame")
+        bad = frame[self.column].map(lambda label: not isinstance(label, str) or label.split() != [label])
+        if bad.any():
+            raise DataError(
+                f"a text without blanks in column {self.column!r} of every row",
+                f"others in {examples(frame['sample_id'][bad].tolist())}",
+                "drop rows without a label, and replace blanks within labels: answers are joined by blanks",
+            )
+        learned: Learned = {"labels": sorted(set(frame[self.column]) - {self.unknown}, key=_natural)}
+        return {**learned, "threshold": 0.5} if self.decides else learned
+
+    def outputs(self, learned: Learned) -> tuple[str, ...]:
+        return tuple(f"e{at}" for at in range(self.size))
+
+    def targets(self, frame: pd.DataFrame, learned: Learned) -> np.ndarray:
+        """N x L, one 1 a row; none in rows of the unknown, which teach nothing."""
+        at = pd.Index(learned["labels"]).get_indexer(pd.Index(frame[self.column]))
+        targets = np.zeros((len(frame), len(learned["labels"])), np.float32)
+        targets[np.flatnonzero(at >= 0), at[at >= 0]] = 1
+        return targets
+
+    def smooth(self, targets: Tensor, amount: float) -> Tensor:
+        return targets * (1 - amount) + targets.sum(dim=1, keepdim=True) * amount / targets.shape[1]
+
+    def loss(self, outputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+        logits = with_margin(outputs.float(), targets * self.margin) * self.scale
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        return (losses * weight).sum() / (targets.sum(dim=1) * weight).sum().clamp_min(1e-12)
+
+    def activate(self, outputs: Tensor) -> Tensor:
+        return F.normalize(outputs.float(), dim=1)
+
+    def compare(self, predictions: Predictions, gallery: Gallery | None) -> Predictions:
+        if gallery is None:
+            raise DataError("the gallery of the model that made the embeddings", "none", "train the fold again")
+        return nearest(predictions, gallery, self.unknown)
+
+    def truth(self, units: pd.DataFrame, learned: Learned, gallery: Gallery | None = None) -> pd.DataFrame:
+        if self.unknown is None:
+            return units[[self.column]]
+        known = set(gallery.labels if gallery else learned["labels"])
+        return units[[self.column]].where(units[[self.column]].isin(known), self.unknown)
+
+    def decode(
+        self, predictions: Predictions | Maps, units: pd.DataFrame, learned: Learned, gallery: Gallery | None = None
+    ) -> pd.DataFrame:
+        assert isinstance(predictions, Similarities), "this task predicts similarities"
+        said = predictions.align(units.index)
+        rows = said.labels(self.answers).tolist()
+        if self.unknown is not None:
+            # In its place among the similarities: first where none exceeds the threshold, left out where enough do.
+            places = (said.values[:, : self.answers] > learned["threshold"]).sum(axis=1).tolist()
+            rows = [[*row[:place], self.unknown, *row[place:]] for row, place in zip(rows, places, strict=True)]
+        words = [" ".join(row[: self.answers]) for row in rows]
+        return pd.DataFrame({self.column: np.asarray(words, dtype=object)}, index=units.index)
+
+    def tune(
+        self, predictions: Predictions | Maps, units: pd.DataFrame, score: Callable[[Learned], float], learned: Learned
+    ) -> Learned:
+        if not self.decides:
+            return learned
+        assert isinstance(predictions, Similarities), "this task predicts similarities"
+        values = predictions.values[:, : self.answers]
+        candidates = np.unique(np.quantile(values, np.linspace(0.0, 1.0, 41))).tolist() if values.size else []
+        return max([learned, *({**learned, "threshold": value} for value in candidates)], key=score)
+
+
+def with_margin(cosines: Tensor, margin: Tensor) -> Tensor:
+    """cos(angle + margin) of each cosine; margins in radians, of the same shape: soft targets bring a part of one.
+
+    Where angle + margin would pass pi, and the cosine would rise again, it goes on falling as the cosine less
+    margin x sin(margin), as in the authors' code.
+    """
+    sines = (1 - cosines.square()).clamp_min(1e-6).sqrt()  # the slope at a cosine of one would be infinite
+    moved = cosines * margin.cos() - sines * margin.sin()
+    return torch.where(cosines > -margin.cos(), moved, cosines - margin * margin.sin())
