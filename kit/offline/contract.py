@@ -77,7 +77,7 @@ class Competition:
     table: tuple[str, ...] = ()
     """Frame columns, of train and test, that the network gets beside a row's image: numbers, or words of few values."""
     pool: Literal["mean", "max"] = "mean"
-    """How the default `combine` makes one prediction of a unit's samples."""
+    """How the default `combine` makes one prediction of a unit's samples; maps are always averaged."""
     folder: Path | None = None
     """Where the adapter was loaded from; set by the loader."""
 
@@ -142,7 +142,9 @@ class Competition:
         Treat units one by one: it is called with any whole units.
         """
         units = dict(zip(frame["sample_id"], frame["unit_id"], strict=True))
-        return predictions.max_by(units) if self.pool == "max" else predictions.mean_by(units)
+        if self.pool == "max" and isinstance(predictions, Predictions):
+            return predictions.max_by(units)
+        return predictions.mean_by(units)
 
     def assign_folds(self, frame: pd.DataFrame) -> pd.Series | None:
         """Fold numbers by row for splits that `folds` cannot say, else None."""

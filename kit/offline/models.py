@@ -21,6 +21,11 @@ from kit.offline.contract import Competition
 from kit.offline.errors import RecipeError, WeightsError, did_you_mean, examples
 from kit.offline.places import has_module, load_module
 
+BAGS = ("mean", "max", "attention")
+"""How the features of a row's images become one."""
+OF_THE_HEAD = ("bag",)
+"""Arguments of a spec that are not timm's."""
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -29,6 +34,7 @@ class ModelSpec:
     backbone: timm architecture, its pretrained tag left away. outputs: size of the head. channels: of the input.
     size: input height and width in pixels. head: the task's kind of head. arguments: further timm arguments.
     targets: width of a row of targets, for heads that compare with every label in training (ArcFace); 0 if dense.
+    table: how many numbers a row brings beside its image; where it brings any, the network is called with `table=`.
     """
 
     backbone: str
@@ -40,6 +46,7 @@ class ModelSpec:
     drop_path: float = 0.0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     targets: int = 0
+    table: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,72 @@ def build_model(spec: ModelSpec, competition: Competition) -> nn.Module:
         raise RecipeError(
             f"a model.py with build(spec, task) for a {spec.head!r} head", "none", "write one beside adapter.py"
         )
-    return create_backbone(spec)
+    return Joined(spec) if spec.table or "bag" in spec.arguments else create_backbone(spec)
+
+
+class Joined(nn.Module):
+    """A timm network whose features are pooled over a row's images and joined with the row's numbers before the head.
+
+    Images are N x C x H x W, or N x B x C x H x W bags, of which `mask` (N x B) marks the images that are there; table
+    is N x T. `Recipe.model["bag"]` is "mean", "max" or "attention" (gated, Ilse et al. 2018). The numbers go through a
+    small perceptron of 64 outputs. Padding never meets the backbone, whose batch-norm would learn from it.
+    """
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        self.how = str(spec.arguments.get("bag", "mean"))
+        if self.how not in BAGS:
+            raise RecipeError(f"a bag out of {', '.join(BAGS)}", repr(self.how), did_you_mean(self.how, BAGS))
+        self.backbone = create_backbone(spec, num_classes=0, drop_rate=0.0)
+        of: Any = self.backbone
+        width = int(getattr(of, "head_hidden_size", None) or of.num_features)
+        self.attention = GatedAttention(width) if self.how == "attention" else None
+        self.table = _perceptron(spec.table) if spec.table else None
+        self.drop = nn.Dropout(spec.drop_rate)
+        self.head = nn.Linear(width + (64 if spec.table else 0), spec.outputs)
+
+    def forward(
+        self, images: torch.Tensor, table: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """N x outputs."""
+        said = self.backbone(images) if images.ndim == 4 else self.pooled(images, mask)
+        if self.table is not None:
+            said = torch.cat([said, self.table(table)], dim=1)
+        return self.head(self.drop(said))
+
+    def pooled(self, images: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """N x F features of bags."""
+        there = torch.ones(images.shape[:2], dtype=torch.bool, device=images.device) if mask is None else mask
+        features = self.backbone(images[there])
+        bags = features.new_zeros((*there.shape, features.shape[1]))
+        bags[there] = features
+        if self.how == "max":
+            return bags.masked_fill(~there[:, :, None], torch.finfo(bags.dtype).min).amax(dim=1)
+        if self.attention is not None:
+            return self.attention(bags, there)
+        return bags.sum(dim=1) / there.sum(dim=1, keepdim=True)
+
+    def get_classifier(self) -> list[nn.Module]:
+        """All that has no pretrained weights, as timm's networks name their head."""
+        return [part for part in (self.head, self.table, self.attention) if part is not None]
+
+
+class GatedAttention(nn.Module):
+    """Gated attention over the features of a bag (Ilse, Tomczak, Welling 2018, arXiv 1802.04712)."""
+
+    def __init__(self, width: int, hidden: int = 128):
+        super().__init__()
+        self.say, self.gate, self.weigh = nn.Linear(width, hidden), nn.Linear(width, hidden), nn.Linear(hidden, 1)
+
+    def forward(self, bags: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """N x B x F features and N x B mask -> N x F, their weighted mean."""
+        scores = self.weigh(self.say(bags).tanh() * self.gate(bags).sigmoid())[:, :, 0].float()
+        weights = scores.masked_fill(~mask, -torch.inf).softmax(dim=1).to(bags.dtype)
+        return (weights[:, :, None] * bags).sum(dim=1)
+
+
+def _perceptron(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 128), nn.LayerNorm(128), nn.SiLU(), nn.Linear(128, 64), nn.SiLU())
 
 
 def create_backbone(spec: ModelSpec, **more: Any) -> nn.Module:
@@ -68,7 +140,7 @@ def create_backbone(spec: ModelSpec, **more: Any) -> nn.Module:
         "num_classes": spec.outputs,
         "in_chans": spec.channels,
         "drop_rate": spec.drop_rate,
-        **dict(spec.arguments),
+        **{name: value for name, value in spec.arguments.items() if name not in OF_THE_HEAD},
         **more,
     }
     if spec.drop_path:
@@ -137,15 +209,16 @@ def load_pretrained(model: nn.Module, spec: ModelSpec, pretrained: bool | str, h
     if pretrained is False:
         return
     weights = _pretrained_state(spec, pretrained, home)
-    own = model.state_dict()
+    body = getattr(model, "backbone", model)  # where a wrapper keeps timm's network
+    own = body.state_dict()
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     if not fitting:
         raise WeightsError(
             f"a network with the parameters of {spec.backbone}",
             "none fits",
-            "give model.py the same parameter names, or set pretrained=False",
+            "keep timm's network as `backbone` in model.py's, or its parameter names, or set pretrained=False",
         )
-    model.load_state_dict({**own, **fitting})
+    body.load_state_dict({**own, **fitting})
 
 
 def _pretrained_state(spec: ModelSpec, pretrained: bool | str, home: Path) -> dict[str, torch.Tensor]:

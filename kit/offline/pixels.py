@@ -20,6 +20,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from kit.offline.columns import Column
 from kit.offline.errors import DataError, ImageError
 
 MAX_PIXELS = 100_000_000
@@ -88,7 +89,7 @@ class Preparation:
     how: handed to the adapter's `read` and `cut`. cache_size: the shorter side of a cached image in pixels (never
     enlarged), None keeps it. jpeg: the cached form went through JPEG, so inference does too. size: input height and
     width. fit: "stretch" to the size, "pad" (whole image, grey border), "crop" (centre). mean, std: per channel, of
-    values in 0..1.
+    values in 0..1. table: what `columns.table_of` needs for the numbers that go beside the image.
     """
 
     size: tuple[int, int]
@@ -98,6 +99,7 @@ class Preparation:
     cache_size: int | None = None
     jpeg: bool = False
     how: Mapping[str, Any] = field(default_factory=dict)
+    table: tuple[Column, ...] = ()
 
     def store(self, array: np.ndarray) -> np.ndarray:
         """A source as the cache keeps it."""

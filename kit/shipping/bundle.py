@@ -21,7 +21,7 @@ from kit.offline.files import sha256_of, write_json, write_whole
 from kit.offline.manifest import FILE, Golden, Manifest, Member, preparation_from, spec_from
 from kit.offline.models import build_model, load_weights, pick_device
 from kit.offline.places import competition_folder, home_folder
-from kit.offline.predict import golden_answers, golden_inputs
+from kit.offline.predict import golden_answers
 from kit.training.rundir import Run, competition_of, find_run
 
 GOLDEN_SEED = 20260
@@ -137,7 +137,7 @@ def _member(share: Share, number: int, folds: int, competition: Competition, out
 def _golden(member: Member, competition: Competition, folder: Path) -> list[list[float]]:
     device = pick_device("cpu")
     model = load_weights(build_model(member.spec, competition), folder / member.file)
-    return golden_answers(model, golden_inputs(member.golden, member.preparation), competition.task, device).tolist()
+    return golden_answers(model, member.golden, member.preparation, competition.task, device).tolist()
 
 
 def write_wheel(folder: Path, competition: Competition) -> str:

@@ -23,7 +23,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from kit.offline.answers import part_of, score_of
-from kit.offline.batches import EvaluationSamples, Sources, default_workers, evaluation_batches, quiet_worker, rows_of
+from kit.offline.batches import (
+    EvaluationSamples,
+    Sources,
+    collate,
+    default_workers,
+    evaluation_batches,
+    quiet_worker,
+    rows_of,
+    to_device,
+)
+from kit.offline.columns import learn_columns, table_of, table_width
 from kit.offline.contract import Competition
 from kit.offline.errors import RecipeError, RunError
 from kit.offline.files import sha256_of, write_json, write_whole
@@ -106,6 +116,7 @@ def train_fold(fold: Fold) -> None:
     loader = training_loader(samples, steps, recipe)
     targets = torch.empty(0) if task.dense else torch.from_numpy(task.targets(fold.train, fold.learned))
     weights = torch.from_numpy(row_weights(fold.train))
+    table = torch.from_numpy(table_of(fold.train, preparation.table))
 
     # Model, optimiser, schedule, average
     seed_step(recipe.seed, fold.number, INITIAL_WEIGHTS)
@@ -140,12 +151,12 @@ def train_fold(fold: Fold) -> None:
             if within == 0:
                 schedule.step_update(epoch * updates + update)
                 optimizer.zero_grad(set_to_none=True)
-            inputs = preparation.to_input(images.to(device, non_blocking=True))
+            inputs, beside = to_device(images, table[positions], preparation, device)
             wanted = masks.to(device).movedim(-1, 1).float() if task.dense else targets[positions].to(device)
             wanted = task.smooth(wanted, recipe.label_smoothing) if recipe.label_smoothing else wanted
-            inputs, wanted, weight = mix(inputs, wanted, weights[positions].to(device))
+            inputs, wanted, weight = mix(inputs, wanted, weights[positions].to(device), beside)
             with cast():
-                loss = task.loss(model(channels_last(inputs)), wanted, weight)
+                loss = task.loss(model(channels_last(inputs), **beside), wanted, weight)
             require_finite(loss, fold, epoch, at, positions, optimizer)
             losses.append(loss.detach())
             grouped = min(recipe.accumulate, len(steps) - update * recipe.accumulate)
@@ -228,7 +239,8 @@ def set_up(fold: Fold) -> Setup:
     example = example if example.ndim > 2 else example[:, :, None]
     channels = example.shape[-1]
     config = input_config(recipe.backbone, channels, recipe.pretrained, fold.home)
-    preparation = replace(stored, mean=config.mean, std=config.std)
+    columns = learn_columns(fold.train, competition.table)
+    preparation = replace(stored, mean=config.mean, std=config.std, table=columns)
     spec = ModelSpec(
         recipe.backbone,
         len(task.outputs(fold.learned)),
@@ -237,8 +249,9 @@ def set_up(fold: Fold) -> Setup:
         task.head,
         recipe.drop_rate,
         recipe.drop_path,
-        arguments=dict(recipe.model),
+        arguments={"bag": "mean", **recipe.model} if example.ndim == 4 else dict(recipe.model),
         targets=0 if task.dense else task.targets(fold.train.head(1), fold.learned).shape[1],
+        table=table_width(columns),
     )
     return Setup(preparation, sources, spec, example, config.licence if recipe.pretrained else "trained from scratch")
 
@@ -249,6 +262,7 @@ def training_loader(samples: TrainingSamples, steps: Steps, recipe: Recipe) -> D
     return DataLoader(
         samples,
         batch_sampler=steps,
+        collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=quiet_worker,
