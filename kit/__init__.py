@@ -17,6 +17,7 @@ _HOMES = {
     "Retrieval": "tasks",
     "Rules": "contract",
     "Task": "tasks",
+    "audio": "",
     "frames": "",
     "list_competitions": "places",
     "load_competition": "places",
