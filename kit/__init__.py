@@ -10,6 +10,7 @@ _HOMES = {
     "Competition": "contract",
     "Folds": "contract",
     "Gallery": "predictions",
+    "ImageToImage": "dense",
     "KitError": "errors",
     "Maps": "predictions",
     "Multiclass": "tasks",
@@ -19,7 +20,9 @@ _HOMES = {
     "Regression": "tasks",
     "Retrieval": "tasks",
     "Rules": "contract",
+    "Segmentation": "dense",
     "Task": "tasks",
+    "Tiles": "tiles",
     "audio": "",
     "frames": "",
     "list_competitions": "places",
@@ -27,6 +30,7 @@ _HOMES = {
     "metrics": "",
     "pixels": "",
     "read_table": "frames",
+    "rle": "",
 }
 __all__ = sorted(_HOMES)
 

@@ -78,6 +78,8 @@ class Competition:
     """Frame columns, of train and test, that the network gets beside a row's image: numbers, or words of few values."""
     pool: Literal["mean", "max"] = "mean"
     """How the default `combine` makes one prediction of a unit's samples; maps are always averaged."""
+    wheels: tuple[str, ...] = ()
+    """Pure packages that adapter.py or model.py import inside functions and Kaggle's image lacks; they are bundled."""
     folder: Path | None = None
     """Where the adapter was loaded from; set by the loader."""
 
@@ -130,11 +132,10 @@ class Competition:
     def read_target(self, row: Row, data: Path, how: Mapping[str, Any]) -> np.ndarray:
         """The mask of a row's source, H x W or H x W x C, in the values the loss wants; cut with the source's `rng`.
 
-        For dense tasks. It has the height and width of what `read` gives. It is not cached: make it cheap.
+        For dense tasks. It has the height and width of what `read` gives, and is cached like it. Default: what the task
+        makes of its columns, at native size.
         """
-        raise DataError(
-            "a method read_target(row, data, how) for a dense task", type(self).__name__, "write it in the adapter"
-        )
+        return self.task.read_target(row)
 
     def combine(self, frame: pd.DataFrame, predictions: Predictions | Maps) -> Predictions | Maps:
         """Predictions of samples as predictions of units. Default: their mean or maximum, as `pool` says.
@@ -173,10 +174,9 @@ class Competition:
             self.constant_submission(units_of(rows), data).to_csv(out / self.sample, index=False)
 
     def constant_submission(self, units: pd.DataFrame, data: Path) -> pd.DataFrame:
-        """The host's table with one answer, that of the first training unit, for each of `units`; none for no units."""
+        """The host's table with one answer, the task's `constant`, for each of `units`; none for no units."""
         frame = checked(self.train_frame(data), "train_frame", self.task.columns)
-        first = self.task.truth(units_of(frame).iloc[:1], self.task.learn(frame))
-        answers = first.iloc[np.zeros(len(units), int)].set_index(units.index)
+        answers = self.task.constant(units_of(frame).iloc[:1], units, self.task.learn(frame))
         return self.submission(answers, units)
 
     def scheme(self, name: str | None = None) -> Folds:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import kit
 from kit.offline.errors import DataError, examples
 from kit.offline.frames import numbers, require_columns
 from kit.offline.predictions import Gallery, Maps, Predictions
@@ -28,11 +29,13 @@ class Task:
 
     columns: target columns of the frame. head: the kind of head the network needs. dense: targets and outputs are maps,
     C x h x w, and predictions are Maps. retrieval: outputs are embeddings, and each fold keeps a Gallery of the rows it
-    trained on. aux: further heads by name with their weight in the loss; trained, never decoded.
+    trained on. aux: further heads by name with their weight in the loss; trained, never decoded. wheels: packages that
+    its networks need and Kaggle's image lacks.
     """
 
     columns: tuple[str, ...] = ()
     head = "linear"
+    wheels: tuple[str, ...] = ()
     dense = False
     retrieval = False
 
@@ -47,6 +50,17 @@ class Task:
     def targets(self, frame: pd.DataFrame, learned: Learned) -> np.ndarray:
         """N x C float32 targets of the rows, soft ones welcome. Dense ones come from `Competition.read_target`."""
         return frame[list(self.columns)].to_numpy(np.float32)
+
+    def read_target(self, row: Mapping[str, Any]) -> np.ndarray:
+        """The target of a dense task at native size, H x W x C, from the row's columns."""
+        raise DataError(
+            "a method read_target(row, data, how) for a dense task", type(self).__name__, "write it in the adapter"
+        )
+
+    def constant(self, first: pd.DataFrame, units: pd.DataFrame, learned: Learned) -> pd.DataFrame:
+        """One legal answer for all `units`: that of the training unit `first` (a frame of one row)."""
+        answers = self.truth(first, learned)
+        return answers.iloc[np.zeros(len(units), int)].set_index(units.index)
 
     def smooth(self, targets: Tensor, amount: float) -> Tensor:
         """Targets with label smoothing."""
@@ -111,7 +125,7 @@ def task_from(settings: Mapping[str, Any], adapter: ModuleType | None = None) ->
     """The inverse of `settings_of`; the class is looked up in the adapter's module, then among the kit's tasks."""
     arguments = dict(settings)
     kind = arguments.pop("kind")
-    cls = getattr(adapter, kind, None) or globals().get(kind)
+    cls = getattr(adapter, kind, None) or getattr(kit, kind, None)
     if not (isinstance(cls, type) and issubclass(cls, Task)):
         raise DataError(f"a task class {kind!r} in the adapter or in kit", "none", "define it in adapter.py")
     return cls(**arguments)
