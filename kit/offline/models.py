@@ -12,6 +12,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
@@ -23,7 +24,7 @@ from kit.offline.places import has_module, load_module
 
 BAGS = ("mean", "max", "attention")
 """How the features of a row's images become one."""
-OF_THE_HEAD = ("bag",)
+OF_THE_HEAD = ("bag", "centres")
 """Arguments of a spec that are not timm's."""
 
 
@@ -62,6 +63,8 @@ def build_model(spec: ModelSpec, competition: Competition) -> nn.Module:
     """An untrained network: `build(spec, task)` of the competition's model.py, if any, else timm with a linear head."""
     if competition.folder is not None and has_module(competition.folder, "model"):
         return load_module(competition.folder, "model").build(spec, competition.task)
+    if spec.head == "retrieval":
+        return Embedder(spec)
     if spec.head != "linear":
         raise RecipeError(
             f"a model.py with build(spec, task) for a {spec.head!r} head", "none", "write one beside adapter.py"
@@ -132,6 +135,62 @@ class GatedAttention(nn.Module):
 
 def _perceptron(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, 128), nn.LayerNorm(128), nn.SiLU(), nn.Linear(128, 64), nn.SiLU())
+
+
+class Embedder(nn.Module):
+    """timm features, generalised-mean pooling, an embedding; in training, cosines to the centres of all labels.
+
+    N x C x H x W -> N x outputs in evaluation, N x targets in training. `Recipe.model["centres"]` is the number of
+    sub-centres of a label, of which the nearest counts (Deng et al. 2020: three take up noisy labels). Tokens of
+    transformers are pooled as timm pools them.
+    """
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        if spec.table or "bag" in spec.arguments:
+            raise RecipeError("one image a row for a retrieval head", "a bag or a table", "write a model.py")
+        self.centres_each = int(spec.arguments.get("centres", 1))
+        self.backbone = create_backbone(spec, num_classes=0, drop_rate=0.0)
+        width = int(self.backbone.num_features)  # type: ignore[arg-type]
+        self.pool = GeneralisedMean()
+        self.embedding = nn.Sequential(
+            nn.Dropout(spec.drop_rate), nn.Linear(width, spec.outputs, bias=False), nn.BatchNorm1d(spec.outputs)
+        )
+        self.centres = nn.Linear(spec.outputs, spec.targets * self.centres_each, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Embeddings, or in training N x targets cosines."""
+        features = self.backbone.forward_features(images)  # type: ignore[operator]
+        if features.ndim == 4:
+            turned = str(getattr(self.backbone, "output_fmt", "NCHW")) == "NHWC"
+            pooled = self.pool(features.permute(0, 3, 1, 2) if turned else features)
+        else:
+            pooled = self.backbone.forward_head(features, pre_logits=True)  # type: ignore[operator]
+        said = self.embedding(pooled)
+        if not self.training:
+            return said
+        with torch.autocast(
+            images.device.type, enabled=False
+        ):  # half a float holds no margin of 0.01 near a cosine of 1
+            cosines = F.linear(F.normalize(said.float()), F.normalize(self.centres.weight.float()))
+        return cosines.unflatten(1, (-1, self.centres_each)).amax(dim=2)
+
+    def get_classifier(self) -> list[nn.Module]:
+        """All that has no pretrained weights, as timm's networks name their head."""
+        return [self.pool, self.embedding, self.centres]
+
+
+class GeneralisedMean(nn.Module):
+    """GeM (Radenovic et al. 2019): N x C x H x W -> N x C, the p-th root of the mean p-th power; p is learned."""
+
+    def __init__(self, power: float = 3.0):
+        super().__init__()
+        self.power = nn.Parameter(torch.tensor([power]))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Between the mean (p = 1) and the maximum (large p); negative features count as none."""
+        with torch.autocast(features.device.type, enabled=False):
+            return features.float().clamp_min(1e-6).pow(self.power).mean(dim=(2, 3)).pow(1 / self.power)
 
 
 def create_backbone(spec: ModelSpec, **more: Any) -> nn.Module:

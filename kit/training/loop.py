@@ -56,7 +56,7 @@ from kit.training.chance import seed_step
 from kit.training.mix import batch_mix
 from kit.training.optim import make_optimizer, make_schedule
 from kit.training.recipe import Recipe
-from kit.training.samples import Steps, TrainingSamples
+from kit.training.samples import Steps, Targets, TrainingSamples
 
 COMMIT_SECONDS = 20.0
 """Time between two commits of the state; a kill loses at most that much."""
@@ -114,7 +114,7 @@ def train_fold(fold: Fold) -> None:
     samples = TrainingSamples(competition, fold.train, setup.sources, preparation, recipe, fold.number, fold.data)
     steps = Steps(recipe, fold.number, len(fold.train))
     loader = training_loader(samples, steps, recipe)
-    targets = torch.empty(0) if task.dense else torch.from_numpy(task.targets(fold.train, fold.learned))
+    targets = Targets(task, fold.train, fold.learned)
     weights = torch.from_numpy(row_weights(fold.train))
     table = torch.from_numpy(table_of(fold.train, preparation.table))
 

@@ -9,15 +9,19 @@ import albumentations as A
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import csr_array, vstack
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from kit.offline.batches import Sources, rows_of
 from kit.offline.contract import Competition
 from kit.offline.pixels import Preparation
+from kit.offline.tasks import Learned, Task
 from kit.training.chance import draw, draws_per_epoch, epoch_order
 from kit.training.recipe import Recipe
 
+TARGET_ROWS = 4096
+"""Rows whose targets are made at a time."""
 Key = tuple[int, int, int]
 """(position in the frame, epoch, draw number)"""
 
@@ -77,6 +81,21 @@ def augmented(
         return compose(image=image)["image"], None
     said = compose(image=image, mask=mask)
     return said["image"], said["mask"]
+
+
+class Targets:
+    """Targets of a frame's rows, kept without their zeros: one-hot rows of hotel_id's 7,770 labels would take 3 GB.
+
+    Indexed by positions (N) they are N x K float32. Dense tasks, whose masks come with the images, have none here.
+    """
+
+    def __init__(self, task: Task, frame: pd.DataFrame, learned: Learned):
+        some = range(0, 0 if task.dense else len(frame), TARGET_ROWS)
+        parts = [csr_array(task.targets(frame.iloc[at : at + TARGET_ROWS], learned)) for at in some]
+        self.rows = csr_array(vstack(parts)) if parts else csr_array((0, 0), dtype=np.float32)
+
+    def __getitem__(self, positions: Tensor) -> Tensor:
+        return torch.from_numpy(self.rows[positions.numpy()].toarray())
 
 
 class Steps(Sampler[list[Key]]):
