@@ -60,11 +60,15 @@ class InputConfig:
 
 
 def build_model(spec: ModelSpec, competition: Competition) -> nn.Module:
-    """An untrained network: `build(spec, task)` of the competition's model.py, if any, else timm with a linear head."""
+    """An untrained network: `build(spec, task)` of the competition's model.py, if any, else timm with a head."""
     if competition.folder is not None and has_module(competition.folder, "model"):
         return load_module(competition.folder, "model").build(spec, competition.task)
     if spec.head == "retrieval":
         return Embedder(spec)
+    if spec.head == "segmentation":
+        from kit.offline.decoders import Segmenter
+
+        return Segmenter(spec)
     if spec.head != "linear":
         raise RecipeError(
             f"a model.py with build(spec, task) for a {spec.head!r} head", "none", "write one beside adapter.py"
@@ -199,7 +203,7 @@ def create_backbone(spec: ModelSpec, **more: Any) -> nn.Module:
         "num_classes": spec.outputs,
         "in_chans": spec.channels,
         "drop_rate": spec.drop_rate,
-        **{name: value for name, value in spec.arguments.items() if name not in OF_THE_HEAD},
+        **{name: value for name, value in spec.arguments.items() if not _of_the_head(name, spec)},
         **more,
     }
     if spec.drop_path:
@@ -215,6 +219,10 @@ def create_backbone(spec: ModelSpec, **more: Any) -> nn.Module:
         return timm.create_model(name, **arguments)
     except TypeError as error:
         raise RecipeError(f"arguments that {name} takes", str(error), "mend the recipe") from None
+
+
+def _of_the_head(argument: str, spec: ModelSpec) -> bool:
+    return argument in OF_THE_HEAD or spec.head == "segmentation"
 
 
 def require_backbone(name: str) -> str:
@@ -270,7 +278,10 @@ def load_pretrained(model: nn.Module, spec: ModelSpec, pretrained: bool | str, h
     weights = _pretrained_state(spec, pretrained, home)
     body = getattr(model, "backbone", model)  # where a wrapper keeps timm's network
     own = body.state_dict()
-    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    # Encoders of a decoder are timm's feature extractors, which join the first parts of a name: stages_0 for stages.0.
+    same = {name.replace(".", "_"): name for name in own}
+    named = {same[flat]: value for name, value in weights.items() if (flat := name.replace(".", "_")) in same}
+    fitting = {name: value for name, value in named.items() if own[name].shape == value.shape}
     if not fitting:
         raise WeightsError(
             f"a network with the parameters of {spec.backbone}",
