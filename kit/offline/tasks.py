@@ -292,7 +292,8 @@ class Multilabel(Task):
 
     answer: "probability": `columns` are columns of 0 and 1, or of fractions for soft targets, and each is answered by a
     probability. "words": `columns` is one column of labels joined by blanks, answered likewise; each label has a
-    threshold that OOF fits. classes: the words in the order of the outputs; None learns them from the training frame.
+    threshold that OOF fits. "word_probability": a column of labels too, answered by a probability for each word.
+    classes: the words in the order of the outputs; None learns them from the training frame.
     none: the answer without any label ("" leaves it blank), itself no label; None: every unit has a label, and the
     likeliest is answered where none passes. exclusive: the columns of a unit sum to one (votes, soft classes): softmax
     and cross-entropy take the place of a sigmoid each.
@@ -313,25 +314,30 @@ class Multilabel(Task):
         self.exclusive = exclusive
 
     @property
+    def worded(self) -> bool:
+        """Whether the labels are words of one column."""
+        return self.answer in ("words", "word_probability")
+
+    @property
     def decides(self) -> bool:
         return self.answer == "words"
 
     def learn(self, frame: pd.DataFrame) -> Learned:
         require_columns(frame, self.columns, "the training frame")
-        if not self.decides:
+        if not self.worded:
             self._fractions(frame)
             return {}
         words = frame[self.columns[0]].map(lambda cell: cell.split() if isinstance(cell, str) else ["nan"])
         found = {word for row in words for word in row} - {self.none}
         classes = list(self.classes) if self.classes is not None else sorted(found, key=_natural)
         self._marks(frame, classes)
-        return {"classes": classes, "thresholds": [0.5] * len(classes)}
+        return {"classes": classes, **({"thresholds": [0.5] * len(classes)} if self.decides else {})}
 
     def outputs(self, learned: Learned) -> tuple[str, ...]:
-        return tuple(learned["classes"]) if self.decides else self.columns
+        return tuple(learned["classes"]) if self.worded else self.columns
 
     def targets(self, frame: pd.DataFrame, learned: Learned) -> np.ndarray:
-        if self.decides:
+        if self.worded:
             return self._marks(frame, learned["classes"]).astype(np.float32)
         return self._fractions(frame).to_numpy(np.float32)
 
@@ -384,6 +390,9 @@ class Multilabel(Task):
     def truth(self, units: pd.DataFrame, learned: Learned, gallery: Gallery | None = None) -> pd.DataFrame:
         if self.decides:
             return self._joined(self._marks(units, learned["classes"]), units, learned)
+        if self.worded:
+            marks = self._marks(units, learned["classes"]).astype("float64")
+            return pd.DataFrame(marks, index=units.index, columns=learned["classes"])
         return self._fractions(units)
 
     def decode(
