@@ -23,7 +23,7 @@ class Folds:
     """How rows are split. `group` must be written, even as None: forgetting it is how leaks begin.
 
     n: number of folds. stratify: label column(s) whose shares the folds keep. group: column whose values never span two
-    folds.
+    folds. bins: columns of numbers with more values than that are stratified by so many quantiles of them.
     """
 
     n: int
@@ -31,6 +31,7 @@ class Folds:
     _: KW_ONLY
     group: str | None
     seed: int = 0
+    bins: int | None = None
 
 
 @dataclass(frozen=True)
@@ -181,11 +182,18 @@ class Competition:
 
     def scheme(self, name: str | None = None) -> Folds:
         """The fold scheme `name`; the first (the honest one) where no name is given."""
-        if isinstance(self.folds, Folds):
+        if isinstance(self.folds, Folds) and name is None:
             return self.folds
-        if name is not None and name not in self.folds:
-            raise DataError(f"a fold scheme {name!r}", f"schemes {list(self.folds)}", "choose one of them")
-        return self.folds[name] if name is not None else next(iter(self.folds.values()))
+        named = {} if isinstance(self.folds, Folds) else self.folds
+        if name is not None and name not in named:
+            found = f"schemes {list(named)}" if named else "one scheme, without a name"
+            raise DataError(f"a fold scheme {name!r}", found, "choose one of them" if named else "leave --scheme away")
+        return named[name] if name is not None else next(iter(named.values()))
+
+    def scheme_key(self, name: str | None) -> str | None:
+        """The name under which a scheme's folds are kept: None for the first, however it was asked for."""
+        self.scheme(name)
+        return None if isinstance(self.folds, Folds) or name == next(iter(self.folds)) else name
 
     def with_task(self, task: Task | None) -> Self:
         """This competition with another task of the same columns; itself where `task` is None."""
