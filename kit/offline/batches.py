@@ -34,16 +34,19 @@ def source_of(row: Row) -> str:
 
 
 class FileSources:
-    """Sources read from the host's files; the last one is kept, so that tiles in a row read their file once."""
+    """Sources read from the host's files; the last one is kept, so that tiles in a row read their file once.
 
-    def __init__(self, competition: Competition, data: Path, preparation: Preparation):
-        self.competition, self.data, self.preparation = competition, data, preparation
+    what: the member of the competition that reads, "read" or "read_target".
+    """
+
+    def __init__(self, competition: Competition, data: Path, preparation: Preparation, what: str = "read"):
+        self.competition, self.data, self.preparation, self.what = competition, data, preparation, what
         self._last: tuple[str, np.ndarray] | None = None
 
     def __call__(self, row: Row) -> np.ndarray:
         name = source_of(row)
         if self._last is None or self._last[0] != name:
-            array = self.competition.read(row, self.data, self.preparation.how)
+            array = getattr(self.competition, self.what)(row, self.data, self.preparation.how)
             self._last = (name, self.preparation.store(array))
         return self._last[1]
 

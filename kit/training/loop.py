@@ -49,7 +49,7 @@ from kit.offline.models import (
 from kit.offline.pixels import Preparation
 from kit.offline.predict import predict_samples
 from kit.offline.predictions import Gallery, Maps, Predictions
-from kit.offline.tasks import Learned
+from kit.offline.tasks import Learned, trained_task
 from kit.training import checkpoint
 from kit.training.cache import cached_sources
 from kit.training.chance import seed_step
@@ -89,13 +89,17 @@ class Fold:
 
 @dataclass(frozen=True)
 class Setup:
-    """What is fixed before the first step. example: an evaluation cut, whose shape golden inputs take."""
+    """What is fixed before the first step.
+
+    example: an evaluation cut, whose shape golden inputs take. masks: the targets of a dense task, by source.
+    """
 
     preparation: Preparation
     sources: Sources
     spec: ModelSpec
     example: np.ndarray
     licence: str
+    masks: Sources | None = None
 
 
 def train_fold(fold: Fold) -> None:
@@ -103,7 +107,8 @@ def train_fold(fold: Fold) -> None:
 
     Goes on from the last committed step if there is one; each draw is counted, so the result is the same to the bit.
     """
-    recipe, competition, task = fold.recipe, fold.competition, fold.competition.task
+    recipe, competition = fold.recipe, fold.competition
+    task = trained_task(competition.task, fold.train)
     began = time.monotonic()
     fold.folder.mkdir(parents=True, exist_ok=True)
 
@@ -111,7 +116,9 @@ def train_fold(fold: Fold) -> None:
     device = pick_device()
     setup = set_up(fold)
     preparation = setup.preparation
-    samples = TrainingSamples(competition, fold.train, setup.sources, preparation, recipe, fold.number, fold.data)
+    samples = TrainingSamples(
+        competition, fold.train, setup.sources, preparation, recipe, fold.number, fold.data, setup.masks
+    )
     steps = Steps(recipe, fold.number, len(fold.train))
     loader = training_loader(samples, steps, recipe)
     targets = Targets(task, fold.train, fold.learned)
@@ -241,9 +248,10 @@ def set_up(fold: Fold) -> Setup:
     config = input_config(recipe.backbone, channels, recipe.pretrained, fold.home)
     columns = learn_columns(fold.train, competition.table)
     preparation = replace(stored, mean=config.mean, std=config.std, table=columns)
+    outputs = len(trained_task(task, fold.train).outputs(fold.learned))
     spec = ModelSpec(
         recipe.backbone,
-        len(task.outputs(fold.learned)),
+        outputs,
         recipe.size,
         channels,
         task.head,
@@ -252,8 +260,18 @@ def set_up(fold: Fold) -> Setup:
         arguments={"bag": "mean", **recipe.model} if example.ndim == 4 else dict(recipe.model),
         targets=0 if task.dense else task.targets(fold.train.head(1), fold.learned).shape[1],
         table=table_width(columns),
+        aux=outputs - len(task.outputs(fold.learned)),
     )
-    return Setup(preparation, sources, spec, example, config.licence if recipe.pretrained else "trained from scratch")
+    licence = config.licence if recipe.pretrained else "trained from scratch"
+    masks = _masks(fold, stored) if task.dense else None
+    return Setup(preparation, sources, spec, example, licence, masks)
+
+
+def _masks(fold: Fold, stored: Preparation) -> Sources:
+    keep = fold.recipe.cache
+    return cached_sources(
+        fold.competition, fold.every, fold.data, stored, fold.cache, keep, fold.say, what="read_target"
+    )
 
 
 def training_loader(samples: TrainingSamples, steps: Steps, recipe: Recipe) -> DataLoader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import albumentations as A
@@ -13,7 +14,7 @@ from scipy.sparse import csr_array, vstack
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from kit.offline.batches import Sources, rows_of
+from kit.offline.batches import FileSources, Sources, rows_of
 from kit.offline.contract import Competition
 from kit.offline.pixels import Preparation
 from kit.offline.tasks import Learned, Task
@@ -27,7 +28,10 @@ Key = tuple[int, int, int]
 
 
 class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
-    """Key -> (position, H x W x C image of the input size, mask H x W x K for dense tasks, else an empty tensor)."""
+    """Key -> (position, H x W x C image of the input size, mask H x W x K for dense tasks, else an empty tensor).
+
+    masks: gives the target of a row's source for dense tasks; None reads it from `data` each time.
+    """
 
     def __init__(
         self,
@@ -38,8 +42,12 @@ class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
         recipe: Recipe,
         fold: int,
         data: Path,
+        masks: Sources | None = None,
     ):
-        self.competition, self.sources, self.preparation, self.data = competition, sources, preparation, data
+        self.competition, self.sources, self.preparation = competition, sources, preparation
+        self.masks = masks or FileSources(
+            competition, data, replace(preparation, cache_size=None, jpeg=False), "read_target"
+        )
         self.seed, self.fold, self.length, self.row = recipe.seed, fold, len(frame), rows_of(frame)
         self.compose = recipe.augment(preparation.size)
 
@@ -56,7 +64,7 @@ class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
 
         image, mask = self.competition.cut(self.sources(row), row, how, rng()), None
         if self.competition.task.dense:
-            mask = self.competition.cut(self.competition.read_target(row, self.data, how), row, how, rng())
+            mask = self.competition.cut(self.masks(row), row, how, rng())
         image, mask = augmented(self.compose, image, mask, rng())
         shown = torch.zeros(0) if mask is None else tensor(self.preparation.fit_size(mask, nearest=True))
         return at, tensor(self.preparation.fit_size(image)), shown
