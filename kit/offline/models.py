@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class ModelSpec:
     size: input height and width in pixels. head: the task's kind of head. arguments: further timm arguments.
     targets: width of a row of targets, for heads that compare with every label in training (ArcFace); 0 if dense.
     table: how many numbers a row brings beside its image; where it brings any, the network is called with `table=`.
+    aux: how many of the outputs, the last ones, are trained only: in evaluation the network leaves them out.
     """
 
     backbone: str
@@ -48,6 +50,7 @@ class ModelSpec:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     targets: int = 0
     table: int = 0
+    aux: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,18 @@ class InputConfig:
 
 def build_model(spec: ModelSpec, competition: Competition) -> nn.Module:
     """An untrained network: `build(spec, task)` of the competition's model.py, if any, else timm with a head."""
+    model = _built(spec, competition)
+    if spec.aux:
+        model.register_forward_hook(partial(_without_aux, spec.aux))
+    return model
+
+
+def _without_aux(aux: int, model: nn.Module, inputs: Any, outputs: torch.Tensor) -> torch.Tensor:
+    """All outputs in training, the main ones in evaluation: what is predicted never knows of the others."""
+    return outputs if model.training else outputs[:, :-aux]
+
+
+def _built(spec: ModelSpec, competition: Competition) -> nn.Module:
     if competition.folder is not None and has_module(competition.folder, "model"):
         return load_module(competition.folder, "model").build(spec, competition.task)
     if spec.head == "retrieval":

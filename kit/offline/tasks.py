@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,18 @@ class Task:
     wheels: tuple[str, ...] = ()
     dense = False
     retrieval = False
+    aux: Mapping[str, tuple[Task, float]] = {}
+
+    def with_aux(self, **aux: tuple[Task, float]) -> Self:
+        """This task with further heads: name=(task over other columns of the training frame, weight in the loss)."""
+        other = copy.copy(self)
+        other.aux = aux
+        return other
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns that training looks at: the task's and those of its further heads."""
+        return (*self.columns, *(column for task, _ in self.aux.values() for column in task.columns))
 
     def learn(self, frame: pd.DataFrame) -> Learned:
         """What must be known before training, from the training frame alone. Raises DataError for unfit labels."""
@@ -118,17 +131,72 @@ def settings_of(task: Task) -> dict[str, Any]:
         if type(task).__init__ is not object.__init__
         else []
     )
-    return {"kind": type(task).__name__, **{name: getattr(task, name) for name in names}}
+    settings = {"kind": type(task).__name__, **{name: getattr(task, name) for name in names}}
+    aux = {name: [settings_of(head), weight] for name, (head, weight) in task.aux.items()}
+    return {**settings, "aux": aux} if aux else settings
 
 
 def task_from(settings: Mapping[str, Any], adapter: ModuleType | None = None) -> Task:
     """The inverse of `settings_of`; the class is looked up in the adapter's module, then among the kit's tasks."""
     arguments = dict(settings)
-    kind = arguments.pop("kind")
+    kind, aux = arguments.pop("kind"), arguments.pop("aux", {})
     cls = getattr(adapter, kind, None) or getattr(kit, kind, None)
     if not (isinstance(cls, type) and issubclass(cls, Task)):
         raise DataError(f"a task class {kind!r} in the adapter or in kit", "none", "define it in adapter.py")
-    return cls(**arguments)
+    task = cls(**arguments)
+    heads = {name: (task_from(head, adapter), weight) for name, (head, weight) in aux.items()}
+    return task.with_aux(**heads) if heads else task
+
+
+class Heads(Task):
+    """A task and its further heads as one, for the loop: their outputs and targets stand side by side, main ones first.
+
+    frame: the rows that train, which the further heads learn from. Their losses are added by their weights.
+    """
+
+    def __init__(self, task: Task, frame: pd.DataFrame):
+        for head in (task, *(head for head, _ in task.aux.values())):
+            if head.dense or head.retrieval:
+                raise DataError("vectors from a task with aux, and from its aux", type(head).__name__, "drop the aux")
+        self.task = task
+        self.heads = [(head, head.learn(frame), weight) for head, weight in task.aux.values()]
+
+    @property
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.task.columns
+
+    def outputs(self, learned: Learned) -> tuple[str, ...]:
+        more = [f"{name}/{said}" for name, head in zip(self.task.aux, self.heads, strict=True) for said in _said(head)]
+        return (*self.task.outputs(learned), *more)
+
+    def targets(self, frame: pd.DataFrame, learned: Learned) -> np.ndarray:
+        beside = [head.targets(frame, known) for head, known, _ in self.heads]
+        return np.concatenate([self.task.targets(frame, learned), *beside], axis=1)
+
+    def _split(self, table: Tensor) -> list[Tensor]:
+        widths = [len(_said(head)) for head in self.heads]
+        return list(table.split([table.shape[1] - sum(widths), *widths], dim=1))
+
+    def smooth(self, targets: Tensor, amount: float) -> Tensor:
+        tasks = [self.task, *(head for head, _, _ in self.heads)]
+        parts = zip(tasks, self._split(targets), strict=True)
+        return torch.cat([task.smooth(part, amount) for task, part in parts], dim=1)
+
+    def loss(self, outputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+        said, wanted = self._split(outputs), self._split(targets)
+        total = self.task.loss(said[0], wanted[0], weight)
+        for (head, _, share), some, of in zip(self.heads, said[1:], wanted[1:], strict=True):
+            total = total + share * head.loss(some, of, weight)
+        return total
+
+
+def _said(head: tuple[Task, Learned, float]) -> tuple[str, ...]:
+    return head[0].outputs(head[1])
+
+
+def trained_task(task: Task, frame: pd.DataFrame) -> Task:
+    """What the loop trains on the rows of `frame`: the task with its further heads, itself where it has none."""
+    return Heads(task, frame) if task.aux else task
 
 
 def _natural(label: str) -> tuple[bool, float, str]:
