@@ -15,6 +15,8 @@ from kit.offline.errors import DataError, FoldError, examples
 from kit.offline.files import write_whole
 from kit.offline.frames import read_table, require_columns
 
+MANY_LABELS = 500
+"""Labels above which groups are dealt out, not balanced by scikit-learn."""
 COLUMNS = ["sample_id", "unit_id", "group", "fold", "scored"]
 
 
@@ -119,6 +121,18 @@ def absences(table: pd.DataFrame) -> list[str]:
     return told
 
 
+def _dealt(labels: np.ndarray, groups: np.ndarray, rule: Folds) -> np.ndarray:
+    """Groups dealt out like cards, label by label in any order, so that the groups of a label spread over the folds.
+
+    For thousands of labels: StratifiedGroupKFold takes four times as long for twice as many (9 s for 1,600).
+    """
+    first = pd.DataFrame({"group": groups, "label": labels}).drop_duplicates("group")
+    chance = np.random.RandomState(rule.seed)
+    first = first.iloc[chance.permutation(len(first))].sort_values("label", kind="stable")
+    turn = dict(zip(first["group"], np.arange(len(first)) % rule.n, strict=True))
+    return np.asarray([turn[group] for group in groups])
+
+
 def _split(rule: Folds, units: pd.DataFrame, labels: pd.Series) -> np.ndarray:
     groups = units["group"].to_numpy()
     count = len(set(groups))
@@ -129,6 +143,8 @@ def _split(rule: Folds, units: pd.DataFrame, labels: pd.Series) -> np.ndarray:
             "lower n in the adapter's Folds",
         )
     grouped, stratified = count < len(units), bool(rule.stratify)
+    if grouped and stratified and labels.nunique() > MANY_LABELS:
+        return _dealt(labels.to_numpy(), groups, rule)
     shuffled = {"shuffle": True, "random_state": rule.seed}
     splitter = {
         (False, False): KFold,

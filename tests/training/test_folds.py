@@ -326,3 +326,24 @@ def test_the_report_names_absent_labels() -> None:
         f"rare: only in fold {alone}, whose model never sees it",
         f"few: absent from fold {', '.join(map(str, without))}",
     }
+
+
+def test_thousands_of_labels_are_dealt_out() -> None:
+    """With more labels than scikit-learn splits in reasonable time, groups stay whole, a label's groups lie in as many
+    folds as can be, folds are of one size, and the order of rows does not matter."""
+    draw = np.random.RandomState(0)
+    rows = [
+        {"sample_id": f"{draw.bytes(6).hex()}", "label": f"h{label}", "patient": f"{label}-{upload}", "site": "a"}
+        for label in range(700)
+        for upload in range(1 + label % 4)
+        for _ in range(draw.randint(1, 4))
+    ]
+    frame = checked(pd.DataFrame(rows).sample(frac=1, random_state=1), "frame")
+    adapter = clinic(Folds(5, "label", group="patient"))
+    table = make_folds(adapter, frame)
+    require_no_leak(table)
+    assert table.equals(make_folds(adapter, frame.sample(frac=1, random_state=2)))
+    joined = table.merge(frame[["sample_id", "label"]], on="sample_id")
+    spread = joined.groupby("label").agg(groups=("group", "nunique"), folds=("fold", "nunique"))
+    assert (spread["folds"] == spread["groups"]).all()
+    assert joined.drop_duplicates("group")["fold"].value_counts().agg(np.ptp) <= 1
