@@ -65,7 +65,12 @@ class EvaluationSamples(Dataset[tuple[int, Tensor, int, int]]):
         row = self.row(at)
         image = self.competition.cut(self.sources(row), row, self.preparation.how, None)
         height, width = image.shape[-3:-1] if image.ndim > 2 else image.shape
-        return at, torch.from_numpy(np.ascontiguousarray(self.preparation.fit_size(image))), height, width
+        return at, tensor(self.preparation.fit_size(image)), height, width
+
+
+def tensor(array: np.ndarray) -> Tensor:
+    """A tensor of its own memory: cached sources are read-only, which torch warns of."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 class Padded(NamedTuple):

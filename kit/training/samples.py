@@ -70,11 +70,6 @@ class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
         return at, tensor(self.preparation.fit_size(image)), shown
 
 
-def tensor(array: np.ndarray) -> Tensor:
-    """A tensor of its own memory: cached sources are read-only, which torch warns of."""
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-
-
 def augmented(
     compose: A.Compose, image: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray | None]:
