@@ -14,7 +14,7 @@ from scipy.sparse import csr_array, vstack
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from kit.offline.batches import FileSources, Sources, rows_of, tensor, tensor
+from kit.offline.batches import FileSources, Sources, rows_of, tensor
 from kit.offline.contract import Competition
 from kit.offline.pixels import Preparation
 from kit.offline.tasks import Learned, Task
