@@ -32,7 +32,7 @@ from kit.offline.errors import KitError, examples
 from kit.offline.frames import checked, units_of
 from kit.offline.places import competition_folder, load_adapter, missing_files
 from kit.offline.predictions import Gallery, Maps, Predictions
-from kit.offline.tasks import Learned, Task
+from kit.offline.tasks import Learned, Task, trained_task
 from kit.training.folds import fold_file, load_folds, make_folds, require_no_leak, with_folds
 from kit.training.recipe import Recipe, load_recipes
 
@@ -290,7 +290,7 @@ def read_is_deterministic(context: Context) -> None:
 
 def labels_can_be_learned(context: Context) -> str:
     """The task learns from the training frame, what it learns is JSON, and targets are finite and fit its outputs."""
-    task, learned = context.competition.task, context.learned
+    task, learned = trained_task(context.competition.task, context.train), context.learned
     json.dumps(learned)
     columns = task.outputs(learned)
     if not (task.dense or task.retrieval):

@@ -23,6 +23,7 @@ from kit.offline.tasks import (
     fit_threshold,
     settings_of,
     task_from,
+    trained_task,
     weighted_mean,
 )
 
@@ -219,6 +220,7 @@ def test_a_probability_answer_decides_nothing():
         Regression("y", low=0, criterion="l1"),
         Regression(["y", "z"], bins=7),
         Ordinal("label", classes=("low", "high"), output="regression"),
+        Binary("label").with_aux(site=(Multiclass("site"), 0.3), age=(Regression("age", bins=5), 0.1)),
         Task(),
     ],
 )
@@ -625,3 +627,69 @@ def test_smoothing_keeps_targets_in_their_range(task, width):
     assert smooth.max() <= 1
     if getattr(task, "exclusive", False) or getattr(task, "bins", None):
         torch.testing.assert_close(smooth.sum(dim=1), torch.ones(3))
+
+
+# Further heads
+
+
+AIDED = Binary("label").with_aux(site=(Multiclass("site"), 0.5), age=(Regression("age"), 2.0))
+AIDED_ROWS = frame(["1", "0", "0", "1"]).assign(site=["x", "y", "x", "z"], age=["10", "20", "30", "20"])
+
+
+def test_further_heads_stand_beside_the_task():
+    """Outputs and targets follow the task's own, head by head; what is predicted and answered is the task's alone."""
+    heads = trained_task(AIDED, AIDED_ROWS)
+    assert heads.outputs({}) == ("label", "site/x", "site/y", "site/z", "age/age")
+    assert heads.targets(AIDED_ROWS, {}).tolist() == [
+        [1, 1, 0, 0, 0], [0, 0, 1, 0, 0.5], [0, 1, 0, 0, 1], [1, 0, 0, 1, 0.5]
+    ]  # fmt: skip
+    assert AIDED.outputs(AIDED.learn(AIDED_ROWS)) == AIDED.columns == ("label",)
+    assert AIDED.label_columns == ("label", "site", "age")
+
+
+def test_the_losses_of_further_heads_are_added_by_their_weight():
+    """The whole is the sum of each head's own loss times its weight, under the same row weights."""
+    heads = trained_task(AIDED, AIDED_ROWS)
+    targets, weight = torch.from_numpy(heads.targets(AIDED_ROWS, {})), torch.tensor([1.0, 2.0, 0.0, 1.0])
+    outputs = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 5))).float().requires_grad_()
+    parts = [
+        (Binary("label"), slice(0, 1), 1.0),
+        (Multiclass("site"), slice(1, 4), 0.5),
+        (Regression("age"), slice(4, 5), 2.0),
+    ]
+    want = sum(share * task.loss(outputs[:, at], targets[:, at], weight) for task, at, share in parts)
+    got = heads.loss(outputs, targets, weight)
+    torch.testing.assert_close(got, want)
+    got.backward()
+    assert (outputs.grad[[0, 1, 3]].abs() > 0).all()
+    assert outputs.grad[2].abs().max() == 0
+
+
+def test_further_heads_are_smoothed_each_in_its_own_way():
+    """Marks, classes and numbers of one row: 0.9, 0.8 + 0.2/3, and the number as it was."""
+    heads = trained_task(AIDED, AIDED_ROWS)
+    smooth = heads.smooth(torch.from_numpy(heads.targets(AIDED_ROWS, {})), 0.2)
+    assert smooth[1].tolist() == pytest.approx([0.1, 0.2 / 3, 0.8 + 0.2 / 3, 0.2 / 3, 0.5])
+
+
+def test_a_task_without_further_heads_is_trained_as_it_is():
+    """Nothing stands between the loop and a plain task, and adding heads leaves the task that was given alone."""
+    task = Binary("label")
+    assert trained_task(task, AIDED_ROWS) is task
+    task.with_aux(site=(Multiclass("site"), 0.5))
+    assert not task.aux
+    assert "aux" not in settings_of(task)
+
+
+def test_a_further_head_with_unfit_labels_is_told():
+    """A blank label of a further head is named with its row before training."""
+    with pytest.raises(DataError, match="007"):
+        trained_task(AIDED, AIDED_ROWS.assign(site=["x", "", "x", "z"]))
+
+
+def test_maps_and_embeddings_have_no_further_heads():
+    """Tasks that predict no vectors say so instead of mixing shapes."""
+    dense = type("Dense", (Task,), {"dense": True})()
+    for task in (dense.with_aux(site=(Multiclass("site"), 1.0)), Binary("label").with_aux(map=(dense, 1.0))):
+        with pytest.raises(DataError, match="Dense"):
+            trained_task(task, AIDED_ROWS)
