@@ -7,6 +7,7 @@ makes the picture (`Sound.picture`). So windows, noise and gain change from draw
 from __future__ import annotations
 
 import struct
+import wave
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -71,14 +72,15 @@ class Sound:
         """Samples of a window."""
         return round(self.seconds * self.rate)
 
-    def read(self, data: Path, name: str) -> np.ndarray:
+    def read(self, data: Path, name: str, whole: bool = False) -> np.ndarray:
         """`data/name` as a 1-D waveform at `rate`: int16 from files of up to 16 bits, else float32 in -1..1.
 
-        Channels are averaged. Raises AudioError for a file that is missing, cut off, damaged or without samples.
+        Channels are averaged. whole: read all, whatever `keep` says (long test recordings with many windows). Raises
+        AudioError for a file that is missing, cut off, damaged or without samples.
         """
-        samples, rate = decode(data / name, self.keep)
-        if self.keep is not None:
-            samples = samples[: round(self.keep * rate)]
+        keep = None if whole else self.keep
+        samples, rate = decode(data / name, keep)
+        samples = samples if keep is None else samples[: round(keep * rate)]
         return resampled(mono(samples), rate, self.rate)
 
     def picture(
@@ -208,6 +210,15 @@ def decode(path: Path, keep: float | None = None) -> tuple[np.ndarray, int]:
     if not len(samples) or not np.isfinite(samples).all():
         raise _bad(path, "samples that are not finite" if len(samples) else "no samples")
     return samples, rate
+
+
+def write_wav(path: Path, waveform: np.ndarray, rate: int) -> None:
+    """Write a 1-D waveform, int16 or float32 in -1..1, as a WAV file of 16 bits."""
+    if waveform.dtype != np.int16:
+        waveform = (waveform * INT16).round().clip(-INT16, INT16 - 1).astype(np.int16)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, rate, len(waveform), "NONE", ""))
+        file.writeframes(waveform.astype("<i2").tobytes())
 
 
 def seconds_of(path: Path) -> float:

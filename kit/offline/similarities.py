@@ -13,7 +13,7 @@ from kit.offline.errors import DataError, examples
 from kit.offline.predictions import Gallery, Predictions, _require_same_ids, _require_unique
 
 KEPT = 100
-"""Labels a row keeps. Of 20,000 rows and 7,770 labels that is 16 MB; all of them would be 620 MB, and as much again for
+"""Labels a row keeps. Of 20,000 rows and 7,700 labels that is 16 MB; all of them would be 620 MB, and as much again for
 each copy that a blend or a search makes."""
 CELLS = 4_000_000
 """Cells of the dense block that is worked on at a time (16 MB)."""

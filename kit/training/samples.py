@@ -87,7 +87,7 @@ def augmented(
 
 
 class Targets:
-    """Targets of a frame's rows, kept without their zeros: one-hot rows of hotel_id's 7,770 labels would take 3 GB.
+    """Targets of a frame's rows, kept without their zeros: one-hot rows of hotel_id's 7,700 labels would take 3 GB.
 
     Indexed by positions (N) they are N x K float32. Dense tasks, whose masks come with the images, have none here.
     """
