@@ -15,7 +15,8 @@ import pandas as pd
 from scipy.spatial import KDTree
 from sklearn import metrics as sk
 
-from kit.offline.errors import SubmissionError, examples
+from kit.offline import rle
+from kit.offline.errors import DataError, SubmissionError, examples
 
 
 def match(
@@ -311,18 +312,15 @@ def lwlrap(solution: pd.DataFrame, submission: pd.DataFrame, by: str, columns: S
 
 def _runs(text: object, pixels: int, empty: str = "") -> np.ndarray | None:
     """R x 2 (start from 0, end) of a run-length text, sorted; None where runs overlap, leave the image or are none."""
-    words = [] if text == empty else str(text).split() or ["nothing"]
+    if text == empty:
+        return np.empty((0, 2), np.int64)
     try:
-        pairs = np.asarray(words, dtype=np.int64)
-    except (ValueError, OverflowError):
+        found = rle.runs(str(text), pixels)
+    except DataError:
         return None
-    if len(pairs) % 2 or (pairs < 1).any() or (pairs > pixels).any():
-        return None
-    starts, lengths = pairs[0::2] - 1, pairs[1::2]
-    order = np.argsort(starts, kind="stable")
-    runs = np.stack([starts[order], (starts + lengths)[order]], axis=1)
-    apart = (runs[1:, 0] >= runs[:-1, 1]).all() and (runs[:, 1] <= pixels).all()
-    return runs if apart else None
+    starts, lengths = found[np.argsort(found[:, 0], kind="stable")].T
+    apart = (starts[1:] >= (starts + lengths)[:-1]).all() and (lengths > 0).all()
+    return np.stack([starts, starts + lengths], axis=1) if len(found) and apart else None
 
 
 def _overlap(one: np.ndarray, other: np.ndarray) -> int:
