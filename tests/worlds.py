@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,6 +48,236 @@ def digits(data: Path, rows: int | None = None, seed: int = 0) -> None:
     if rows is not None:
         table = pd.read_csv(data / "train.csv", dtype=str)
         table.iloc[:rows].to_csv(data / "train.csv", index=False)
+
+
+def aptos(data: Path, rows: int = 60, test: int = 9, seed: int = 0) -> None:
+    """Five grades as PNG photographs whose size grows with the grade; two photographs are there twice, regraded."""
+    draw = np.random.RandomState(seed)
+    ids = _hex_ids(rows + test, 6, draw)
+    grades = draw.permutation(np.arange(rows + test) % 5)
+    images = [_striped(grade, 48 + 4 * grade, 64 + 4 * grade, draw) for grade in grades]
+    for copy, first in ((3, 17), (8, 40)):
+        images[copy] = images[first]
+    _write_images(data, "train_images", [f"{name}.png" for name in ids[:rows]], images[:rows])
+    _write_images(data, "test_images", [f"{name}.png" for name in ids[rows:]], images[rows:])
+    pd.DataFrame({"id_code": ids[:rows], "diagnosis": grades[:rows]}).to_csv(data / "train.csv", index=False)
+    pd.DataFrame({"id_code": ids[rows:]}).to_csv(data / "test.csv", index=False)
+    pd.DataFrame({"id_code": ids[rows:], "diagnosis": 0}).to_csv(data / "sample_submission.csv", index=False)
+
+
+def dog_breed(data: Path, rows: int = 60, test: int = 9, seed: int = 0) -> None:
+    """Four of the breeds as JPEG photographs; names hold dashes, capitals none, and sort as the host's columns do."""
+    draw = np.random.RandomState(seed)
+    breeds = np.array(
+        ["soft-coated_wheaten_terrier", "affenpinscher", "black-and-tan_coonhound", "african_hunting_dog"]
+    )
+    ids = _hex_ids(rows + test, 16, draw)
+    labels = draw.permutation(np.arange(rows + test) % 4)
+    images = [_striped(label, 50 + label, 70, draw) for label in labels]
+    _write_images(data, "train", [f"{name}.jpg" for name in ids[:rows]], images[:rows])
+    _write_images(data, "test", [f"{name}.jpg" for name in ids[rows:]], images[rows:])
+    pd.DataFrame({"id": ids[:rows], "breed": breeds[labels[:rows]]}).to_csv(data / "labels.csv", index=False)
+    chances = dict.fromkeys(sorted(breeds), 0.25)
+    pd.DataFrame({"id": ids[rows:], **chances}).to_csv(data / "sample_submission.csv", index=False)
+
+
+def dogs_vs_cats(data: Path, rows: int = 60, test: int = 9, seed: int = 0) -> None:
+    """Cats and dogs as JPEG photographs whose names hold the label; no table. Sorted as text, 10 comes before 9."""
+    draw = np.random.RandomState(seed)
+    numbers = draw.permutation(rows // 2) * 7
+    names = [f"{kind}.{number}.jpg" for number in numbers for kind in ("cat", "dog")]
+    _write_images(data, "train", names, [_striped(int(name[0] == "d"), 60, 52, draw) for name in names])
+    ids = np.arange(1, test + 1) * 3
+    _write_images(data, "test", [f"{number}.jpg" for number in ids], [_striped(at % 2, 52, 60, draw) for at in ids])
+    pd.DataFrame({"id": ids, "label": 0.5}).to_csv(data / "sample_submission.csv", index=False)
+
+
+def histopathologic(data: Path, rows: int = 60, test: int = 9, seed: int = 0) -> None:
+    """Patches of 96 x 96 as TIFF; ids are 40 hex digits. Stripes fill the positive ones."""
+    draw = np.random.RandomState(seed)
+    ids = _hex_ids(rows + test, 20, draw)
+    labels = draw.permutation((np.arange(rows + test) % 5 < 2).astype(int))
+    images = [_striped(label, 96, 96, draw) for label in labels]
+    _write_images(data, "train", [f"{name}.tif" for name in ids[:rows]], images[:rows])
+    _write_images(data, "test", [f"{name}.tif" for name in ids[rows:]], images[rows:])
+    pd.DataFrame({"id": ids[:rows], "label": labels[:rows]}).to_csv(data / "train_labels.csv", index=False)
+    pd.DataFrame({"id": ids[rows:], "label": 0}).to_csv(data / "sample_submission.csv", index=False)
+
+
+FLAGS = [
+    *("Subject Focus", "Eyes", "Face", "Near", "Action", "Accessory"),
+    *("Group", "Collage", "Human", "Occlusion", "Info", "Blur"),
+]
+
+
+def pawpularity(data: Path, rows: int = 60, test: int = 9, seed: int = 0) -> None:
+    """Photographs whose score, 1 to 100, shows in their colour; twelve flags that say nothing; one photograph twice."""
+    draw = np.random.RandomState(seed)
+    ids = _hex_ids(rows + test, 16, draw)
+    scores = np.concatenate([[1, 100], draw.randint(10, 90, rows + test - 2)])
+    images = [_striped(score / 25, 66, 50, draw) for score in scores]
+    images[5] = images[30]
+    flags = pd.DataFrame(draw.randint(0, 2, (rows + test, len(FLAGS))), columns=FLAGS)
+    flags.insert(0, "Id", ids)
+    _write_images(data, "train", [f"{name}.jpg" for name in ids[:rows]], images[:rows])
+    _write_images(data, "test", [f"{name}.jpg" for name in ids[rows:]], images[rows:])
+    flags[:rows].assign(Pawpularity=scores[:rows]).to_csv(data / "train.csv", index=False)
+    flags[rows:].to_csv(data / "test.csv", index=False)
+    pd.DataFrame({"Id": ids[rows:], "Pawpularity": 64.06}).to_csv(data / "sample_submission.csv", index=False)
+
+
+def plant_pathology_2020(data: Path, rows: int = 60, test: int = 9, seed: int = 0) -> None:
+    """Four classes of leaves as one-hot columns; train and test share a folder; several diseases are rare."""
+    draw = np.random.RandomState(seed)
+    classes = ["healthy", "multiple_diseases", "rust", "scab"]
+    labels = draw.permutation(np.r_[np.full(10, 1), np.arange(rows - 10) % 3 + (np.arange(rows - 10) % 3 > 0)])
+    train = [f"Train_{number}" for number in draw.permutation(rows)]
+    hidden = [f"Test_{number}" for number in draw.permutation(test)]
+    for names, kinds in ((train, labels), (hidden, np.arange(test) % 4)):
+        _write_images(
+            data, "images", [f"{name}.jpg" for name in names], [_striped(kind, 45, 68, draw) for kind in kinds]
+        )
+    marks = pd.DataFrame(np.eye(4, dtype=int)[labels], columns=classes)
+    marks.insert(0, "image_id", train)
+    marks.to_csv(data / "train.csv", index=False)
+    table = pd.DataFrame({"image_id": hidden})
+    table.to_csv(data / "test.csv", index=False)
+    table.assign(**dict.fromkeys(classes, 0.25)).to_csv(data / "sample_submission.csv", index=False)
+
+
+def plant_pathology_2021(data: Path, rows: int = 60, test: int = 9, seed: int = 0) -> None:
+    """Leaves with one to three words each, in no fixed order; one photograph is there twice."""
+    draw = np.random.RandomState(seed)
+    words = ["scab", "healthy", "rust complex", "frog_eye_leaf_spot", "scab frog_eye_leaf_spot complex"]
+    ids = [f"{name}.jpg" for name in _hex_ids(rows + test, 8, draw)]
+    labels = draw.permutation(np.arange(rows + test) % 5)
+    images = [_striped(label, 44, 66, draw) for label in labels]
+    images[2] = images[51]
+    _write_images(data, "train_images", ids[:rows], images[:rows])
+    _write_images(data, "test_images", ids[rows:], images[rows:])
+    said = [words[label] for label in labels[:rows]]
+    pd.DataFrame({"image": ids[:rows], "labels": said}).to_csv(data / "train.csv", index=False)
+    pd.DataFrame({"image": ids[rows:], "labels": "healthy"}).to_csv(data / "sample_submission.csv", index=False)
+
+
+FINDINGS = [
+    *("ETT - Abnormal", "ETT - Borderline", "ETT - Normal"),
+    *("NGT - Abnormal", "NGT - Borderline", "NGT - Incompletely Imaged", "NGT - Normal"),
+    *("CVC - Abnormal", "CVC - Borderline", "CVC - Normal", "Swan Ganz Catheter Present"),
+]
+
+
+def ranzcr(data: Path, rows: int = 60, test: int = 9, seed: int = 0) -> None:
+    """Grey chest films, several a patient, with eleven findings of which some go together; ids are dotted numbers."""
+    draw = np.random.RandomState(seed)
+    ids = np.array([f"1.2.826.0.1.3680043.8.498.{draw.randint(10**8, 10**9)}{number}" for number in range(rows + test)])
+    kinds = draw.permutation(np.arange(rows + test) % 5)
+    images = [_striped(kind, 70, 56, draw)[:, :, 0] for kind in kinds]
+    findings = np.array([[(kind >> bit % 3 ^ bit // 3) & 1 for bit in range(len(FINDINGS))] for kind in kinds])
+    _write_images(data, "train", [f"{name}.jpg" for name in ids[:rows]], images[:rows])
+    _write_images(data, "test", [f"{name}.jpg" for name in ids[rows:]], images[rows:])
+    table = pd.DataFrame(findings, columns=FINDINGS)
+    table.insert(0, "StudyInstanceUID", ids)
+    patients = np.array([f"{number:05x}ff9b" for number in draw.permutation(25)])
+    table[:rows].assign(PatientID=patients[draw.randint(0, 25, rows)]).to_csv(data / "train.csv", index=False)
+    table[rows:].assign(**dict.fromkeys(FINDINGS, 0)).to_csv(data / "sample_submission.csv", index=False)
+    lines = {"StudyInstanceUID": ids[:1], "label": ["CVC - Normal"], "data": ["[[10, 12], [14, 18]]"]}
+    pd.DataFrame(lines).to_csv(data / "train_annotations.csv", index=False)
+
+
+def leaf_classification(data: Path, rows: int = 48, test: int = 8, seed: int = 0) -> None:
+    """Black and white silhouettes of several sizes with 192 numbers each, six species; ids are small numbers."""
+    draw = np.random.RandomState(seed)
+    ids = draw.permutation(1584)[: rows + test].astype(str)
+    kinds = draw.permutation(np.arange(rows + test) % 6)
+    images = [
+        (_striped(kind, 40 + 4 * at % 30, 60, draw)[:, :, 0] > 90) * np.uint8(255) for at, kind in enumerate(kinds)
+    ]
+    _write_images(data, "images", [f"{name}.jpg" for name in ids], images)
+    names = [f"{kind}{number}" for kind in ("margin_", "shape_", "texture_") for number in range(1, 65)]
+    table = pd.DataFrame(draw.rand(rows + test, 192).round(6) / 50 + kinds[:, None] * 0.002, columns=names)
+    table.insert(0, "id", ids)
+    table.insert(1, "species", [f"Quercus_No{kind}" for kind in kinds])
+    table[:rows].to_csv(data / "train.csv", index=False)
+    table[rows:].drop(columns="species").to_csv(data / "test.csv", index=False)
+    flat = {"id": ids[rows:], **dict.fromkeys(sorted(set(table["species"])), 1 / 6)}
+    pd.DataFrame(flat).to_csv(data / "sample_submission.csv", index=False)
+
+
+def siim_melanoma(data: Path, rows: int = 60, test: int = 9, seed: int = 0) -> None:
+    """Moles, several a patient, one in six malignant; ages and places with blanks, and a place that only test has."""
+    draw = np.random.RandomState(seed)
+    ids = np.array([f"ISIC_{number:07d}" for number in draw.permutation(10**6)[: rows + test]])
+    labels = draw.permutation((np.arange(rows + test) % 6 == 0).astype(int))
+    images = [_striped(2 * label, 60, 80, draw) for label in labels]
+    _write_images(data, "jpeg/train", [f"{name}.jpg" for name in ids[:rows]], images[:rows])
+    _write_images(data, "jpeg/test", [f"{name}.jpg" for name in ids[rows:]], images[rows:])
+    table = pd.DataFrame(
+        {
+            "image_name": ids,
+            "patient_id": [f"IP_{draw.randint(25) * 7919:07d}" for _ in ids],
+            "sex": draw.choice(["male", "female", ""], rows + test),
+            "age_approx": draw.choice(["45.0", "50.0", "75.0", ""], rows + test),
+            "anatom_site_general_challenge": draw.choice(["torso", "head/neck", "upper extremity", ""], rows + test),
+        }
+    )
+    table.loc[rows, "anatom_site_general_challenge"] = "palms/soles"
+    kinds = np.where(labels == 1, "malignant", "benign")
+    train = table.assign(diagnosis="unknown", benign_malignant=kinds, target=labels)[:rows]
+    train.to_csv(data / "train.csv", index=False)
+    table[rows:].to_csv(data / "test.csv", index=False)
+    pd.DataFrame({"image_name": ids[rows:], "target": 0}).to_csv(data / "sample_submission.csv", index=False)
+
+
+def rsna_breast(data: Path, patients: int = 24, test: int = 3, seed: int = 0) -> None:
+    """Mammograms as DICOM, two or three a breast: plain, JPEG 2000 and JPEG lossless, both interpretations, 12 and 16
+    bits; patients are numbers, a quarter with cancer on one side."""
+    from tests.dicoms import write_dicom  # here, since only this world needs pydicom
+
+    draw = np.random.RandomState(seed)
+    syntaxes = (None, "JPEG2000Lossless", "JPEGLosslessProcess14_1")
+    rows: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
+    for at, patient in enumerate(draw.permutation(65_000)[: patients + test].astype(str)):
+        part = "train" if at < patients else "test"
+        (data / f"{part}_images" / patient).mkdir(parents=True)
+        for side in "RL":
+            cancer = int(at % 4 == 0 and side == "LR"[at // 4 % 2])
+            for view in ("CC", "MLO", "MLO")[: draw.randint(2, 4)]:
+                image, bits = str(draw.randint(10**9)), int(draw.choice([12, 16]))
+                grey = _striped(2 * cancer, 48, 32, draw)[:, :, 0].astype(np.uint16) * (2 ** (bits - 8))
+                inverted = draw.rand() < 0.3
+                grey = (2**bits - 1 - grey).astype(np.uint16) if inverted else grey
+                write_dicom(
+                    data / f"{part}_images" / patient / f"{image}.dcm",
+                    grey,
+                    bits,
+                    syntaxes[len(rows[part]) % 3],
+                    PhotometricInterpretation="MONOCHROME1" if inverted else "MONOCHROME2",
+                )
+                row = {
+                    "site_id": 1 + at % 2,
+                    "patient_id": patient,
+                    "image_id": image,
+                    "laterality": side,
+                    "view": view,
+                }
+                rows[part].append(
+                    {**row, "age": draw.randint(40, 80), "cancer": cancer, "implant": 0, "machine_id": 49}
+                )
+    pd.DataFrame(rows["train"]).to_csv(data / "train.csv", index=False)
+    mounted = pd.DataFrame(rows["test"])
+    mounted["prediction_id"] = mounted["patient_id"] + "_" + mounted["laterality"]
+    mounted.drop(columns="cancer").to_csv(data / "test.csv", index=False)
+    breasts = {"prediction_id": mounted["prediction_id"].drop_duplicates(), "cancer": 0.02116}
+    pd.DataFrame(breasts).to_csv(data / "sample_submission.csv", index=False)
+
+
+def _hex_ids(count: int, size: int, draw: np.random.RandomState) -> np.ndarray:
+    """Ids of 2 x `size` hex digits; a few are digits alone, or digits with an e, which are no numbers."""
+    ids = [draw.bytes(size).hex() for _ in range(count)]
+    ids[1] = "0" + ids[1][1:].translate(str.maketrans("abcdef", "012345"))
+    ids[2] = "9e" + ids[2][2:].translate(str.maketrans("abcdef", "012345"))
+    return np.array(ids)
 
 
 def hotel_id(data: Path, rows: int = 60, test: int = 9, seed: int = 0) -> None:
@@ -163,7 +395,7 @@ def _coat(number: int, height: int, width: int, draw: np.random.RandomState) -> 
     return image.clip(0, 255).astype(np.uint8)
 
 
-def _striped(label: int, height: int, width: int, draw: np.random.RandomState) -> np.ndarray:
+def _striped(label: float, height: int, width: int, draw: np.random.RandomState) -> np.ndarray:
     """Noise over a colour and as many stripes as the label says: learnable from either."""
     colour = np.array([40 + 40 * label, 160 - 25 * label, 90])
     stripes = 40 * np.sin(np.linspace(0, 2 * np.pi * (label + 1), width))[None, :, None]
@@ -171,7 +403,7 @@ def _striped(label: int, height: int, width: int, draw: np.random.RandomState) -
     return (colour + stripes + noise).clip(0, 255).astype(np.uint8)
 
 
-def _write_images(data: Path, folder: str, names: np.ndarray, images: list[np.ndarray]) -> None:
+def _write_images(data: Path, folder: str, names: Sequence[str], images: list[np.ndarray]) -> None:
     (data / folder).mkdir(parents=True, exist_ok=True)
     for name, image in zip(names, images, strict=True):
         Image.fromarray(image).save(data / folder / name)
@@ -179,11 +411,26 @@ def _write_images(data: Path, folder: str, names: np.ndarray, images: list[np.nd
 
 WORLDS: dict[str, Callable[..., None]] = {
     "aerial_cactus": aerial_cactus,
+    "aptos": aptos,
     "birdclef": birdclef,
     "cassava": cassava,
-    "digits": digits,
+    "digits": partial(digits, rows=100),
+    "dog_breed": dog_breed,
+    "dogs_vs_cats": dogs_vs_cats,
+    "histopathologic": histopathologic,
     "hotel_id": hotel_id,
+    "leaf_classification": leaf_classification,
     "mlsp_birds": mlsp_birds,
+    "pawpularity": pawpularity,
+    "plant_pathology_2020": plant_pathology_2020,
+    "plant_pathology_2021": plant_pathology_2021,
+    "ranzcr": ranzcr,
     "right_whale": right_whale,
+    "rsna_breast": rsna_breast,
+    "siim_melanoma": siim_melanoma,
     "whale_categorization": whale_categorization,
 }
+"""Each template on a tiny copy of its host's files."""
+
+OVERRIDES: dict[str, dict[str, Any]] = {}
+"""Fields of the recipe with which a template walks where the walk's own (a tiny backbone at 32 pixels) do not fit."""

@@ -91,6 +91,13 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in wanted)
 
 
+def files_frame(data: Path, folder: str, suffixes: Sequence[str]) -> pd.DataFrame:
+    """A row per file in `data/folder`, sorted by name: sample_id (the name without its suffix) and path."""
+    names = [path.name for path in list_files(data / folder, suffixes)]
+    table = {"sample_id": [Path(name).stem for name in names], "path": [f"{folder}/{name}" for name in names]}
+    return pd.DataFrame(table, dtype=object)
+
+
 def checked(frame: pd.DataFrame, where: str, columns: Iterable[str] = ()) -> pd.DataFrame:
     """The frame as the kit uses it: unique text `sample_id`, a text `unit_id` (default: the sample), a fresh index.
 
