@@ -118,7 +118,7 @@ def roc_auc(solution: pd.DataFrame, submission: pd.DataFrame, by: str | Sequence
 
 
 def _area(truth: pd.Series, said: pd.Series) -> float:
-    return float(sk.roc_auc_score(truth, said)) if truth.nunique() == 2 else float("nan")
+    return float(sk.roc_auc_score(truth.to_numpy(), said.to_numpy())) if truth.nunique() == 2 else float("nan")
 
 
 def mean_roc_auc(
@@ -217,13 +217,13 @@ def quadratic_kappa(
 def rmse(solution: pd.DataFrame, submission: pd.DataFrame, by: str, column: str) -> float:
     """Root of the mean squared error; values are not clipped. Source: scikit-learn `root_mean_squared_error`."""
     truth, said = _numbers(solution, submission, by, [column])
-    return float(sk.root_mean_squared_error(truth[column], said[column]))
+    return float(sk.root_mean_squared_error(truth[column].to_numpy(), said[column].to_numpy()))
 
 
 def mean_absolute_error(solution: pd.DataFrame, submission: pd.DataFrame, by: str, column: str) -> float:
     """Mean of |error|. Source: scikit-learn `mean_absolute_error`."""
     truth, said = _numbers(solution, submission, by, [column])
-    return float(sk.mean_absolute_error(truth[column], said[column]))
+    return float(sk.mean_absolute_error(truth[column].to_numpy(), said[column].to_numpy()))
 
 
 def mean_absolute_error_units(solution: pd.DataFrame, submission: pd.DataFrame, by: str, column: str) -> pd.Series:
