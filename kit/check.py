@@ -253,7 +253,8 @@ def files_are_there(context: Context) -> str:
 def a_sample_of_files_can_be_read(context: Context) -> str:
     """`read` gives an array of a known dtype for rows spread evenly over train and test."""
     frame = pd.concat([context.train, context.test], ignore_index=True)
-    chosen = spread(frame.drop_duplicates("source") if "source" in frame.columns else frame, context.rows)
+    sources = frame["source"].fillna(frame["sample_id"]) if "source" in frame.columns else frame["sample_id"]
+    chosen = spread(frame[~sources.duplicated()], context.rows)
     damaged = []
     for row in rows_of(chosen):
         try:

@@ -46,7 +46,7 @@ class Adapter(Competition):
         return pd.DataFrame(rows, columns=["sample_id", "path", "source", "start"])
 
     def read(self, row, data, how):
-        return SOUND.of(how).read(data, row.path, whole="source" in row)
+        return SOUND.of(how).read(data, row.path, whole=row.path.startswith("test"))
 
     def cut(self, array, row, how, rng):
         return SOUND.of(how).picture(array, start=row.start if rng is None else None, rng=rng)

@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 from scipy.fft import rfft
 from scipy.signal import get_window, resample_poly
+from scipy.sparse import csr_array
 
 from kit.offline.errors import AudioError, RecipeError, did_you_mean
 
@@ -112,7 +113,8 @@ class Sound:
         """bands x frames x 1 float32 in 0..1 of a float32 waveform in -1..1. Frames are centred, its ends silent."""
         shape = get_window("hann", self.fft).astype(np.float32)
         framed = np.lib.stride_tricks.sliding_window_view(np.pad(sound, self.fft // 2), self.fft)[:: self.hop]
-        power = np.square(np.abs(rfft(framed * shape, axis=1))) / (shape.sum() / 2) ** 2
+        waves = rfft(framed * shape, axis=1) / (shape.sum() / 2)
+        power = np.square(waves.real) + np.square(waves.imag)
         mel = mel_filters(self.rate, self.fft, self.bands, self.low, self.high or self.rate / 2) @ power.T
         decibels = 10 * np.log10(np.maximum(mel, SILENCE))
         top = max(FAINT, decibels.max()) if self.top is None else self.top
@@ -164,8 +166,8 @@ def _mel(hertz: float) -> float:
 
 
 @lru_cache(maxsize=8)
-def mel_filters(rate: int, fft: int, bands: int, low: float, high: float) -> np.ndarray:
-    """bands x (fft // 2 + 1) float32: triangles evenly spaced in mel (2595 log10(1 + f / 700)), peaks of one.
+def mel_filters(rate: int, fft: int, bands: int, low: float, high: float) -> csr_array:
+    """bands x (fft // 2 + 1) float32, sparse: triangles evenly spaced in mel (2595 log10(1 + f / 700)), peaks of one.
 
     Raises RecipeError where a band is narrower than the distance of two bins, and would be empty.
     """
@@ -186,7 +188,7 @@ def mel_filters(rate: int, fft: int, bands: int, low: float, high: float) -> np.
             f"none in {empty} of them",
             "raise fft, lower bands, or raise low in the recipe's `read`",
         )
-    return filters.astype(np.float32)
+    return csr_array(filters.astype(np.float32))
 
 
 # Files
