@@ -24,6 +24,7 @@ _HOMES = {
     "Task": "tasks",
     "Tiles": "tiles",
     "audio": "",
+    "dicom": "",
     "frames": "",
     "list_competitions": "places",
     "load_competition": "places",

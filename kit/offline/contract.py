@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -155,19 +156,19 @@ class Competition:
     def stage_test(self, rows: pd.DataFrame, data: Path, out: Path) -> None:
         """Write train rows as a host-shaped hidden test set into the empty folder `out`.
 
-        Default: each `path` is copied under its own name into the folder where `data` keeps test files, `test.csv` (if
-        the host has one) gets its columns from `rows`, and the sample submission a constant line per unit.
+        Default: each `path` is copied to where `data` keeps test files (train_images/p/1.dcm to test_images/p/1.dcm),
+        `test.csv` (if the host has one) gets its columns from `rows`, and the sample submission a constant line per
+        unit.
         """
         host = self.test_frame(data)
-        folders = {str(Path(path).parent) for path in host["path"]} if "path" in host.columns else set()
-        if len(folders) > 1:
-            raise DataError(
-                "one folder of test files", f"several: {sorted(folders)}", "override stage_test in the adapter"
-            )
-        for folder in folders:
-            (out / folder).mkdir(parents=True, exist_ok=True)
-            for path in dict.fromkeys(rows["path"]):
-                shutil.copyfile(data / path, out / folder / Path(path).name)
+        if "path" in host.columns:
+            for path, place in _test_places(list(rows["path"]), list(host["path"])).items():
+                (out / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(data / path, out / place)
+            if len(host):  # an empty test set has its folder too
+                (out / os.path.commonpath([Path(path).parent for path in host["path"]])).mkdir(
+                    parents=True, exist_ok=True
+                )
         if (data / "test.csv").is_file():
             columns = list(read_table(data / "test.csv").columns)
             rows.reindex(columns=columns).to_csv(out / "test.csv", index=False)
@@ -215,6 +216,32 @@ class Competition:
         if self.folder is None:
             return super().__reduce__()
         return _reload, (str(self.folder), settings_of(self.task))
+
+
+def _test_places(train: Sequence[str], test: Sequence[str]) -> dict[str, str]:
+    """Where files of training rows lie in a hidden test set, by their path.
+
+    Where both kinds lie equally deep, the first folder in which all of one differ from all of the other is exchanged;
+    else all lie in the one folder of the test files.
+    """
+    trees, wanted = [Path(path).parent.parts for path in train], {Path(path).parent.parts for path in test}
+    if not trees:
+        return {}
+    if len({len(parts) for parts in [*trees, *wanted]}) == 1:
+        for at in range(len(trees[0])):
+            ours, theirs = {parts[at] for parts in trees}, {parts[at] for parts in wanted}
+            if len(ours) == len(theirs) == 1 and ours != theirs:
+                return {path: str(Path(*_exchanged(path, at, *theirs))) for path in train}
+        return {path: path for path in train}
+    if len(wanted) > 1:
+        found = f"several: {sorted('/'.join(parts) for parts in wanted)[:3]}"
+        raise DataError("one folder of test files", found, "override stage_test in the adapter")
+    return {path: str(Path(*parts, Path(path).name)) for path in train for parts in wanted}
+
+
+def _exchanged(path: str, at: int, folder: str) -> tuple[str, ...]:
+    parts = Path(path).parts
+    return (*parts[:at], folder, *parts[at + 1 :])
 
 
 def _reload(folder: str, task: Mapping[str, Any]) -> Competition:
