@@ -36,7 +36,7 @@ def test_frames_hold_what_the_host_gave(name: str, tmp_path: Path) -> None:
         named = [host[column].tolist() for column in host.columns if host[column].is_unique]
         if len(host) == len(train):
             pairs = [zip(cells, train["sample_id"], strict=True) for cells in named]
-            assert any(all(cell in name for cell, name in rows) for rows in pairs), file
+            assert any(all(cell in given for cell, given in rows) for rows in pairs), file
 
 
 @EVERY
