@@ -23,6 +23,7 @@ class Adapter(Competition):
     folds = Folds(5, stratify="cancer", group="patient_id")
     metric = "probabilistic F1"
     greater_is_better = True
+    wheels = ("python-gdcm",)  # decodes JPEG lossless, which Kaggle's image cannot
 
     def train_frame(self, data: Path) -> pd.DataFrame:
         return mammograms(read_table(data / "train.csv", [*COLUMNS, "cancer"]), "train_images")

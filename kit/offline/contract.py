@@ -81,7 +81,7 @@ class Competition:
     pool: Literal["mean", "max"] = "mean"
     """How the default `combine` makes one prediction of a unit's samples; maps are always averaged."""
     wheels: tuple[str, ...] = ()
-    """Pure packages that adapter.py or model.py import inside functions and Kaggle's image lacks; they are bundled."""
+    """Packages that adapter.py or model.py import inside functions and Kaggle's image lacks; they are bundled."""
     folder: Path | None = None
     """Where the adapter was loaded from; set by the loader."""
 

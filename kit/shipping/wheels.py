@@ -22,7 +22,9 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 """The date of every entry of a wheel: the same files give the same bytes."""
 KAGGLE = re.compile(r"(cp312-(cp312|abi3)|cp3\d+-abi3)-manylinux\S*x86_64|py3-none-any|py2\.py3-none-any")
 """Tags that Kaggle's image takes: Python 3.12 on 64-bit Linux."""
-PIP = ("--no-deps", "--only-binary=:all:", "--python-version=3.12", "--platform=manylinux2014_x86_64")
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x86_64")
+"""What Kaggle's Ubuntu 22.04 (glibc 2.35) runs and packages are built for; pip takes each as it is written."""
+PIP = ("--no-deps", "--only-binary=:all:", "--python-version=3.12", *(f"--platform={name}" for name in PLATFORMS))
 LEFT = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 """What an installer adds."""
 
