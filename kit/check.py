@@ -32,7 +32,7 @@ from kit.offline.errors import KitError, examples
 from kit.offline.frames import checked, units_of
 from kit.offline.places import competition_folder, load_adapter, missing_files
 from kit.offline.predictions import Gallery, Maps, Predictions
-from kit.offline.tasks import Learned, Task
+from kit.offline.tasks import Learned, Task, trained_task
 from kit.training.folds import fold_file, load_folds, make_folds, require_no_leak, with_folds
 from kit.training.recipe import Recipe, load_recipes
 
@@ -201,9 +201,16 @@ class Told(Task):
 
 
 def facts_are_declared(context: Context) -> None:
-    """The adapter states slug, task, folds, greater_is_better and rules, each of its type."""
+    """The adapter states slug, task, folds, metric, greater_is_better and rules, each of its type."""
     folds = (Folds, Mapping)
-    kinds: dict[str, Any] = {"slug": str, "task": Task, "folds": folds, "greater_is_better": bool, "rules": Rules}
+    kinds: dict[str, Any] = {
+        "slug": str,
+        "task": Task,
+        "folds": folds,
+        "metric": str,
+        "greater_is_better": bool,
+        "rules": Rules,
+    }
     for name, kind in kinds.items():
         value = getattr(context.competition, name, None)
         if not isinstance(value, kind) or value == "":
@@ -246,7 +253,8 @@ def files_are_there(context: Context) -> str:
 def a_sample_of_files_can_be_read(context: Context) -> str:
     """`read` gives an array of a known dtype for rows spread evenly over train and test."""
     frame = pd.concat([context.train, context.test], ignore_index=True)
-    chosen = spread(frame.drop_duplicates("source") if "source" in frame.columns else frame, context.rows)
+    sources = frame["source"].fillna(frame["sample_id"]) if "source" in frame.columns else frame["sample_id"]
+    chosen = spread(frame[~sources.duplicated()], context.rows)
     damaged = []
     for row in rows_of(chosen):
         try:
@@ -283,7 +291,7 @@ def read_is_deterministic(context: Context) -> None:
 
 def labels_can_be_learned(context: Context) -> str:
     """The task learns from the training frame, what it learns is JSON, and targets are finite and fit its outputs."""
-    task, learned = context.competition.task, context.learned
+    task, learned = trained_task(context.competition.task, context.train), context.learned
     json.dumps(learned)
     columns = task.outputs(learned)
     if not (task.dense or task.retrieval):

@@ -22,6 +22,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+SHOWN = 20
+"""Labels that the report on folds lists at most, the most frequent first."""
+
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A competition: a folder in competitions/.", show_default=False)
 ]
@@ -45,15 +48,19 @@ Bundle = Annotated[
 
 @app.command("list")
 def list_(home: Home = None) -> None:
-    """Show the competitions and templates."""
+    """Show the competitions and templates: family, metric, folds, slug."""
+    from kit.offline.contract import Folds
     from kit.offline.places import list_competitions, load_competition
 
     rows = []
     for name in list_competitions(home):
         competition = load_competition(name, home)
         better = "higher" if competition.greater_is_better else "lower"
-        rows.append([name, competition.slug, type(competition.task).__name__, competition.scheme().n, better])
-    _table(["name", "slug", "task", "folds", "better score"], rows)
+        schemes = "" if isinstance(competition.folds, Folds) else f" by {', '.join(competition.folds)}"
+        folds = f"{competition.scheme().n}{schemes}"
+        metric = f"{getattr(competition, 'metric', '')} ({better} is better)"
+        rows.append([name, type(competition.task).__name__, metric, folds, competition.slug])
+    _table(["name", "family", "metric", "folds", "slug"], rows)
 
 
 @app.command()
@@ -108,11 +115,11 @@ def folds(
     """Freeze the folds, or show the frozen ones."""
     from kit.offline.places import load_competition
     from kit.training import fanout
-    from kit.training.folds import extend_folds, fold_file, load_folds, save_folds
+    from kit.training.folds import absences, balance, extend_folds, fold_file, load_folds, save_folds
 
     competition = load_competition(name, home)
     assert competition.folder is not None
-    path = fold_file(competition.folder, scheme)
+    path = fold_file(competition.folder, competition.scheme_key(scheme))
     if extend and path.is_file():
         frame = fanout.training_frame(competition, _data(name, data, home))
         save_folds(extend_folds(competition, frame, load_folds(path), scheme), path)
@@ -124,6 +131,15 @@ def folds(
         ["fold", "rows", "units", "groups"],
         [[int(fold), *map(int, row)] for fold, row in zip(counts.index, counts.to_numpy(), strict=True)],
     )
+    for column, table in balance(competition, ground.frame, scheme).items():
+        shown = table.loc[table.sum(axis=1).sort_values(ascending=False, kind="stable").index[:SHOWN]]
+        _table(
+            [column, *(f"fold {fold}" for fold in shown.columns)],
+            [[label, *map(int, row)] for label, row in zip(shown.index, shown.to_numpy(), strict=True)],
+        )
+        told = absences(table)
+        lines = [*told[:SHOWN], *([f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else [])]
+        print("\n".join([f"{len(table)} labels in {column}, {len(told)} of them absent from a fold", *lines]))
     print(f"{path}  hash {ground.folds_sha256[:12]}")
 
 

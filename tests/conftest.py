@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,3 +47,15 @@ def _this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name in ("KIT_HOME", "KIT_INPUT") or name.startswith("KAGGLE_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_wheel_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled package that a bundle must carry is an empty wheel with the name that pip would give it."""
+
+    def stand_in(folder: Path, package: str, version: str) -> str:
+        name = f"{package.replace('-', '_')}-{version}-cp312-cp312-manylinux_2_28_x86_64.whl"
+        with zipfile.ZipFile(folder / name, "w"):
+            return name
+
+    monkeypatch.setattr("kit.shipping.wheels._downloaded", stand_in)

@@ -17,6 +17,7 @@ CODE = [*KIT, *sorted((ROOT / "competitions").rglob("*.py"))]
 TRAVELS = {"torch", "timm", "numpy", "pandas", "scipy", "sklearn", "cv2", "PIL", "safetensors"}
 HOME_ONLY = [
     "albumentations", "kaggle", "pydantic", "typer", "rich", "nbclient", "nbformat", "jinja2", "matplotlib",
+    "segmentation_models_pytorch",
 ]  # fmt: skip
 
 

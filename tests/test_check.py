@@ -97,6 +97,7 @@ FAULTS: dict[str, tuple[str, str]] = {
     return super().read(row, data, how).astype("float64")
 """: ("reads float64", "a_sample_of_files_can_be_read"),
     "folds = 5": ("does not say how folds are made", "facts_are_declared"),
+    'metric = ""': ("does not name the metric", "facts_are_declared"),
 }
 
 

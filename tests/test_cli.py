@@ -216,9 +216,38 @@ def test_more_folds_than_groups_is_refused(kit: Kit, home: Path) -> None:
     refused(kit("folds", "leaves"), "3", "5 folds")
 
 
+def test_the_report_on_folds_shows_each_label_by_fold(kit: Kit, home: Path) -> None:
+    """A table of labels by fold, and the labels that some fold lacks by name."""
+    frame = pd.read_csv(table(home), dtype=str)
+    frame.loc[frame.index[0], "label"] = "7"
+    frame.to_csv(table(home), index=False)
+    said = kit("folds", "leaves")
+    assert said.code == 0
+    rows = {line.split()[0]: line.split()[1:] for line in said.out.splitlines() if line.strip()}
+    assert rows["label"] == [word for fold in range(5) for word in ("fold", str(fold))]
+    assert sorted(rows["7"]) == ["0", "0", "0", "0", "1"]
+    assert "7: only in fold" in said.out
+    assert "6 labels in label, 1 of them absent from a fold" in said.out
+
+
+def test_fold_schemes_by_name(kit: Kit, home: Path) -> None:
+    """The first scheme is folds.csv by name or without; another has a file of its own; an unknown one is refused."""
+    adapter, folder = home / "competitions" / "leaves" / "adapter.py", home / "competitions" / "leaves"
+    assert "leave --scheme away" in kit("folds", "leaves", "--scheme", "host").err
+    schemes = 'folds = {"even": Folds(5, stratify="label", group=None), "host": Folds(3, group=None)}'
+    adapter.write_text(adapter.read_text().replace('folds = Folds(5, stratify="label", group=None)', schemes))
+    assert kit("folds", "leaves", "--scheme", "even").code == 0
+    assert kit("folds", "leaves", "--scheme", "host").code == 0
+    assert kit("folds", "leaves").code == 0
+    assert [path.name for path in sorted(folder.glob("folds*.csv"))] == ["folds-host.csv", "folds.csv"]
+    assert pd.read_csv(folder / "folds-host.csv")["fold"].max() == 2
+    refused(kit("folds", "leaves", "--scheme", "hots"), "'hots'", "even")
+
+
 def test_a_day_at_the_command_line(kit: Kit, home: Path) -> None:
     """list, check, folds, train one fold, skip it, runs, blend, bundle, predict: each works on the last."""
-    assert "leaves" in kit("list").out
+    shown = kit("list").out
+    assert all(part in shown for part in ("leaves", "Multiclass", "accuracy (higher is better)"))
     assert kit("check", "leaves").code == 0
     first = kit("train", "leaves", "tiny", "--fold", "0", *FAST)
     assert first.code == 0 and "1/5" in first.out

@@ -26,13 +26,17 @@ def test_every_template_has_a_world() -> None:
 
 @EVERY
 def test_frames_hold_what_the_host_gave(name: str, tmp_path: Path) -> None:
-    """Ids are the host's texts, in the host's order for train; test ids are those of the sample submission."""
+    """Rows of a host's table keep its order and its texts in their ids; a test row knows no answer."""
     WORLDS[name](tmp_path)
     adapter = kit.load_competition(name, CHECKOUT)
     train, test = (checked(frame, name) for frame in (adapter.train_frame(tmp_path), adapter.test_frame(tmp_path)))
-    assert train["sample_id"].tolist() == read_table(tmp_path / "train.csv").iloc[:, 0].tolist()
-    assert set(test["unit_id"]) == set(read_table(tmp_path / "sample_submission.csv").iloc[:, 0])
     assert not set(adapter.task.columns) & set(test.columns)
+    for file in ("train.csv", "labels.csv", "train_labels.csv"):
+        host = read_table(tmp_path / file) if (tmp_path / file).is_file() else train[["sample_id"]]
+        named = [host[column].tolist() for column in host.columns if host[column].is_unique]
+        if len(host) == len(train):
+            pairs = [zip(cells, train["sample_id"], strict=True) for cells in named]
+            assert any(all(cell in given for cell, given in rows) for rows in pairs), file
 
 
 @EVERY
@@ -44,13 +48,13 @@ def test_every_check_is_green(name: str, tmp_path: Path) -> None:
 
 @EVERY
 def test_folds_cover_every_row_and_do_not_leak(name: str, tmp_path: Path) -> None:
-    """As many folds as the adapter asks for, every row in one of them."""
+    """As many folds as the adapter asks for, every scored row in one of them."""
     WORLDS[name](tmp_path)
     adapter = kit.load_competition(name, CHECKOUT)
     frame = checked(adapter.train_frame(tmp_path), name, adapter.task.columns)
     table = make_folds(adapter, frame)
     require_no_leak(table)
-    assert set(table["fold"]) == set(range(adapter.scheme().n))
+    assert set(table["fold"][table["scored"]]) == set(range(adapter.scheme().n))
     assert set(table["sample_id"]) == set(frame["sample_id"])
 
 

@@ -15,6 +15,7 @@ class Adapter(Competition):
     task = Binary("has_cactus")  # a probability: the metric ranks, so a threshold would only lose
     # Ids are hashes and the host names no group; tiles of one flight cannot be told apart by the table.
     folds = Folds(5, stratify="has_cactus", group=None)
+    metric = "area under the ROC curve"
     greater_is_better = True
     # Rules are the kit's defaults; read the host's before you submit.
 

@@ -15,6 +15,7 @@ class Adapter(Competition):
     task = Multiclass("label")
     # The host names no group. Near-duplicate photographs are known: be slow to trust a gain.
     folds = Folds(5, stratify="label", group=None)
+    metric = "accuracy"
     greater_is_better = True
     rules = Rules(kind="notebook", minutes=540)
 

@@ -16,6 +16,7 @@ class Adapter(Competition):
     task = Multiclass("label")
     # 13 people wrote these digits; scikit-learn does not keep who wrote which, so writers are in several folds.
     folds = Folds(5, stratify="label", group=None)
+    metric = "accuracy"
     greater_is_better = True
     rules = Rules(kind="notebook", accelerator=None)
 
@@ -25,10 +26,7 @@ class Adapter(Competition):
         return pd.DataFrame({"sample_id": table["image_id"], "path": paths, "label": table["label"]})
 
     def test_frame(self, data: Path) -> pd.DataFrame:
-        files = frames.list_files(data / "test_images", [".png"])
-        return pd.DataFrame(
-            {"sample_id": [path.stem for path in files], "path": [f"test_images/{path.name}" for path in files]}
-        )
+        return frames.files_frame(data, "test_images", [".png"])
 
     def submission(self, answers: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
         return answers.rename_axis("image_id").reset_index()

@@ -114,12 +114,12 @@ def solution_of(
 def _with_solution_columns(
     competition: Competition, solution: pd.DataFrame, truth: pd.DataFrame, units: pd.DataFrame
 ) -> pd.DataFrame:
-    """The truth table with `solution_columns`: by the id column where a row is a unit, else unit by unit."""
+    """The truth table with `solution_columns`: by the column of unit ids if there is one, else unit by unit."""
     columns = list(competition.solution_columns)
     if not columns:
         return solution
     for name in solution.columns:
-        if len(solution) == len(units) and set(solution[name].astype(str)) == set(units.index):
+        if set(solution[name].astype(str)) == set(units.index):
             ids = solution[name].astype(str)
             return solution.assign(**{column: ids.map(units[column]) for column in columns})
     tables = [

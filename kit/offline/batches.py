@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from kit.offline.contract import Competition, Row
+from kit.offline.errors import DataError
 from kit.offline.pixels import Preparation
 
 Sources = Callable[[Row], np.ndarray]
@@ -36,16 +38,19 @@ def source_of(row: Row) -> str:
 
 
 class FileSources:
-    """Sources read from the host's files; the last one is kept, so that tiles in a row read their file once."""
+    """Sources read from the host's files; the last one is kept, so that tiles in a row read their file once.
 
-    def __init__(self, competition: Competition, data: Path, preparation: Preparation):
-        self.competition, self.data, self.preparation = competition, data, preparation
+    what: the member of the competition that reads, "read" or "read_target".
+    """
+
+    def __init__(self, competition: Competition, data: Path, preparation: Preparation, what: str = "read"):
+        self.competition, self.data, self.preparation, self.what = competition, data, preparation, what
         self._last: tuple[str, np.ndarray] | None = None
 
     def __call__(self, row: Row) -> np.ndarray:
         name = source_of(row)
         if self._last is None or self._last[0] != name:
-            array = self.competition.read(row, self.data, self.preparation.how)
+            array = getattr(self.competition, self.what)(row, self.data, self.preparation.how)
             self._last = (name, self.preparation.store(array))
         return self._last[1]
 
@@ -64,22 +69,67 @@ class EvaluationSamples(Dataset[tuple[int, Tensor, int, int]]):
         row = self.row(at)
         image = self.competition.cut(self.sources(row), row, self.preparation.how, None)
         height, width = image.shape[-3:-1] if image.ndim > 2 else image.shape
-        return at, tensor_of(self.preparation.fit_size(image)), height, width
+        return at, tensor(self.preparation.fit_size(image)), height, width
 
 
-def tensor_of(array: np.ndarray) -> Tensor:
-    """A tensor of its own memory where the array is a view into a read-only cache."""
+def tensor(array: np.ndarray) -> Tensor:
+    """A tensor of its own memory: cached sources are read-only, which torch warns of."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
+class Padded(NamedTuple):
+    """Bags of several sizes in one batch. images: N x B x H x W x C, zeros where a bag has ended. mask: N x B, true
+    where there is an image."""
+
+    images: Tensor
+    mask: Tensor
+
+
+def collate(samples: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """torch's default batch, but bags (B x H x W x C, the second of each sample) of several sizes become Padded."""
+    images = [sample[1] for sample in samples]
+    sizes = [len(image) if image.ndim == 4 else 0 for image in images]
+    if len(set(sizes)) == 1:
+        return default_collate(list(samples))
+    if 0 in sizes:
+        raise DataError(
+            "bags (N x H x W x C with N of at least 1) from `cut` for every row, or images for every row",
+            f"shapes {sorted({tuple(image.shape) for image in images})}",
+            "mend `cut` in the adapter",
+        )
+    bags = torch.zeros((len(images), max(sizes), *images[0].shape[1:]), dtype=images[0].dtype)
+    for bag, image in zip(bags, images, strict=True):
+        bag[: len(image)] = image
+    mask = torch.arange(max(sizes))[None] < torch.tensor(sizes)[:, None]
+    rest = default_collate([(sample[0], *sample[2:]) for sample in samples])
+    return [rest[0], Padded(bags, mask), *rest[1:]]
+
+
+def to_device(
+    images: Tensor | Padded, table: Tensor, preparation: Preparation, device: torch.device
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A batch as the network gets it, `model(inputs, **beside)`: normalised images, channels first, and what is beside.
+
+    table: the rows' numbers, N x T. beside: "table" if T > 0, and "mask" (N x B) if bags of several sizes were padded;
+    the padding is 0, which is the mean.
+    """
+    beside = {"table": table.to(device)} if table.shape[1] else {}
+    if not isinstance(images, Padded):
+        return preparation.to_input(images.to(device, non_blocking=True)), beside
+    mask = images.mask.to(device)
+    inputs = preparation.to_input(images.images.to(device, non_blocking=True))
+    return inputs * mask[:, :, None, None, None], {**beside, "mask": mask}
+
+
 def evaluation_batches(samples: EvaluationSamples, batch_size: int, workers: int | None = None) -> DataLoader:
-    """Every sample once, in order, as (positions, N x H x W x C, heights, widths)."""
+    """Every sample once, in order, as (positions, N x H x W x C or Padded bags, heights, widths)."""
     count = default_workers() if workers is None else workers
     count = min(count, len(samples) // batch_size)
     return DataLoader(
         samples,
         batch_size=batch_size,
         num_workers=count,
+        collate_fn=collate,
         worker_init_fn=quiet_worker,
         timeout=300 if count else 0,
         pin_memory=torch.cuda.is_available(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -23,7 +24,7 @@ class Folds:
     """How rows are split. `group` must be written, even as None: forgetting it is how leaks begin.
 
     n: number of folds. stratify: label column(s) whose shares the folds keep. group: column whose values never span two
-    folds.
+    folds. bins: columns of numbers with more values than that are stratified by so many quantiles of them.
     """
 
     n: int
@@ -31,6 +32,7 @@ class Folds:
     _: KW_ONLY
     group: str | None
     seed: int = 0
+    bins: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,26 @@ class Row(dict[str, Any]):
 class Competition:
     """What the host decided. Subclass it as `Adapter` in `competitions/<name>/adapter.py`.
 
-    Required: slug, task, folds, greater_is_better, train_frame, test_frame, submission, score.
+    Required: slug, task, folds, metric, greater_is_better, train_frame, test_frame, submission, score.
     """
 
     slug: str
     task: Task
     folds: Folds | Mapping[str, Folds]
+    metric: str
+    """The host's metric in a few words, for `kit list`."""
     greater_is_better: bool
     rules: Rules = Rules()
     sample: str | None = "sample_submission.csv"
     """The host's sample submission below the data folder; None where the host gives none."""
     solution_columns: tuple[str, ...] = ()
     """Unit columns joined to the truth table alone (height, patient, weight, usage)."""
+    table: tuple[str, ...] = ()
+    """Frame columns, of train and test, that the network gets beside a row's image: numbers, or words of few values."""
+    pool: Literal["mean", "max"] = "mean"
+    """How the default `combine` makes one prediction of a unit's samples; maps are always averaged."""
+    wheels: tuple[str, ...] = ()
+    """Packages that adapter.py or model.py import inside functions and Kaggle's image lacks; they are bundled."""
     folder: Path | None = None
     """Where the adapter was loaded from; set by the loader."""
 
@@ -124,18 +134,20 @@ class Competition:
     def read_target(self, row: Row, data: Path, how: Mapping[str, Any]) -> np.ndarray:
         """The mask of a row's source, H x W or H x W x C, in the values the loss wants; cut with the source's `rng`.
 
-        For dense tasks. It has the height and width of what `read` gives. It is not cached: make it cheap.
+        For dense tasks. It has the height and width of what `read` gives, and is cached like it. Default: what the task
+        makes of its columns, at native size.
         """
-        raise DataError(
-            "a method read_target(row, data, how) for a dense task", type(self).__name__, "write it in the adapter"
-        )
+        return self.task.read_target(row)
 
     def combine(self, frame: pd.DataFrame, predictions: Predictions | Maps) -> Predictions | Maps:
-        """Predictions of samples as predictions of units. Default: their mean.
+        """Predictions of samples as predictions of units. Default: their mean or maximum, as `pool` says.
 
         Treat units one by one: it is called with any whole units.
         """
-        return predictions.mean_by(dict(zip(frame["sample_id"], frame["unit_id"], strict=True)))
+        units = dict(zip(frame["sample_id"], frame["unit_id"], strict=True))
+        if self.pool == "max" and isinstance(predictions, Predictions):
+            return predictions.max_by(units)
+        return predictions.mean_by(units)
 
     def assign_folds(self, frame: pd.DataFrame) -> pd.Series | None:
         """Fold numbers by row for splits that `folds` cannot say, else None."""
@@ -144,19 +156,19 @@ class Competition:
     def stage_test(self, rows: pd.DataFrame, data: Path, out: Path) -> None:
         """Write train rows as a host-shaped hidden test set into the empty folder `out`.
 
-        Default: each `path` is copied under its own name into the folder where `data` keeps test files, `test.csv` (if
-        the host has one) gets its columns from `rows`, and the sample submission a constant line per unit.
+        Default: each `path` is copied to where `data` keeps test files (train_images/p/1.dcm to test_images/p/1.dcm),
+        `test.csv` (if the host has one) gets its columns from `rows`, and the sample submission a constant line per
+        unit.
         """
         host = self.test_frame(data)
-        folders = {str(Path(path).parent) for path in host["path"]} if "path" in host.columns else set()
-        if len(folders) > 1:
-            raise DataError(
-                "one folder of test files", f"several: {sorted(folders)}", "override stage_test in the adapter"
-            )
-        for folder in folders:
-            (out / folder).mkdir(parents=True, exist_ok=True)
-            for path in dict.fromkeys(rows["path"]):
-                shutil.copyfile(data / path, out / folder / Path(path).name)
+        if "path" in host.columns:
+            for path, place in _test_places(list(rows["path"]), list(host["path"])).items():
+                (out / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(data / path, out / place)
+            if len(host):  # an empty test set has its folder too
+                (out / os.path.commonpath([Path(path).parent for path in host["path"]])).mkdir(
+                    parents=True, exist_ok=True
+                )
         if (data / "test.csv").is_file():
             columns = list(read_table(data / "test.csv").columns)
             rows.reindex(columns=columns).to_csv(out / "test.csv", index=False)
@@ -164,19 +176,25 @@ class Competition:
             self.constant_submission(units_of(rows), data).to_csv(out / self.sample, index=False)
 
     def constant_submission(self, units: pd.DataFrame, data: Path) -> pd.DataFrame:
-        """The host's table with one answer, that of the first training unit, for each of `units`; none for no units."""
+        """The host's table with one answer, the task's `constant`, for each of `units`; none for no units."""
         frame = checked(self.train_frame(data), "train_frame", self.task.columns)
-        first = self.task.truth(units_of(frame).iloc[:1], self.task.learn(frame))
-        answers = first.iloc[np.zeros(len(units), int)].set_index(units.index)
+        answers = self.task.constant(units_of(frame).iloc[:1], units, self.task.learn(frame))
         return self.submission(answers, units)
 
     def scheme(self, name: str | None = None) -> Folds:
         """The fold scheme `name`; the first (the honest one) where no name is given."""
-        if isinstance(self.folds, Folds):
+        if isinstance(self.folds, Folds) and name is None:
             return self.folds
-        if name is not None and name not in self.folds:
-            raise DataError(f"a fold scheme {name!r}", f"schemes {list(self.folds)}", "choose one of them")
-        return self.folds[name] if name is not None else next(iter(self.folds.values()))
+        named = {} if isinstance(self.folds, Folds) else self.folds
+        if name is not None and name not in named:
+            found = f"schemes {list(named)}" if named else "one scheme, without a name"
+            raise DataError(f"a fold scheme {name!r}", found, "choose one of them" if named else "leave --scheme away")
+        return named[name] if name is not None else next(iter(named.values()))
+
+    def scheme_key(self, name: str | None) -> str | None:
+        """The name under which a scheme's folds are kept: None for the first, however it was asked for."""
+        self.scheme(name)
+        return None if isinstance(self.folds, Folds) or name == next(iter(self.folds)) else name
 
     def with_task(self, task: Task | None) -> Self:
         """This competition with another task of the same columns; itself where `task` is None."""
@@ -198,6 +216,32 @@ class Competition:
         if self.folder is None:
             return super().__reduce__()
         return _reload, (str(self.folder), settings_of(self.task))
+
+
+def _test_places(train: Sequence[str], test: Sequence[str]) -> dict[str, str]:
+    """Where files of training rows lie in a hidden test set, by their path.
+
+    Where both kinds lie equally deep, the first folder in which all of one differ from all of the other is exchanged;
+    else all lie in the one folder of the test files.
+    """
+    trees, wanted = [Path(path).parent.parts for path in train], {Path(path).parent.parts for path in test}
+    if not trees:
+        return {}
+    if len({len(parts) for parts in [*trees, *wanted]}) == 1:
+        for at in range(len(trees[0])):
+            ours, theirs = {parts[at] for parts in trees}, {parts[at] for parts in wanted}
+            if len(ours) == len(theirs) == 1 and ours != theirs:
+                return {path: str(Path(*_exchanged(path, at, *theirs))) for path in train}
+        return {path: path for path in train}
+    if len(wanted) > 1:
+        found = f"several: {sorted('/'.join(parts) for parts in wanted)[:3]}"
+        raise DataError("one folder of test files", found, "override stage_test in the adapter")
+    return {path: str(Path(*parts, Path(path).name)) for path in train for parts in wanted}
+
+
+def _exchanged(path: str, at: int, folder: str) -> tuple[str, ...]:
+    parts = Path(path).parts
+    return (*parts[:at], folder, *parts[at + 1 :])
 
 
 def _reload(folder: str, task: Mapping[str, Any]) -> Competition:

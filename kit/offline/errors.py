@@ -4,6 +4,7 @@ KitError                 base: expected, found, what to do
   NotFound               a competition, template, recipe, run, bundle or folder that is not there
   DataError              host tables: columns, ids, labels, rows
   ImageError             one image that cannot be read as it must be
+  AudioError             one recording that cannot be read as it must be
   FoldError              a fold table that leaks, is stale or cannot be made
   RecipeError            a recipe or an override that makes no sense
   WeightsError           pretrained or trained weights that cannot be had
@@ -39,6 +40,10 @@ class DataError(KitError):
 
 class ImageError(KitError):
     """One image that cannot be read as it must be."""
+
+
+class AudioError(KitError):
+    """One recording that cannot be read as it must be."""
 
 
 class FoldError(KitError):

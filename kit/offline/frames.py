@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -89,6 +91,13 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in wanted)
 
 
+def files_frame(data: Path, folder: str, suffixes: Sequence[str]) -> pd.DataFrame:
+    """A row per file in `data/folder`, sorted by name: sample_id (the name without its suffix) and path."""
+    names = [path.name for path in list_files(data / folder, suffixes)]
+    table = {"sample_id": [Path(name).stem for name in names], "path": [f"{folder}/{name}" for name in names]}
+    return pd.DataFrame(table, dtype=object)
+
+
 def checked(frame: pd.DataFrame, where: str, columns: Iterable[str] = ()) -> pd.DataFrame:
     """The frame as the kit uses it: unique text `sample_id`, a text `unit_id` (default: the sample), a fresh index.
 
@@ -126,3 +135,19 @@ def _require_text_ids(ids: pd.Series, column: str, where: str) -> None:
 def units_of(frame: pd.DataFrame) -> pd.DataFrame:
     """The first row of each unit, indexed by `unit_id`, in order of appearance."""
     return frame.drop_duplicates("unit_id").set_index("unit_id", drop=False).rename_axis(None)
+
+
+def copies(data: Path, paths: Iterable[str]) -> list[str]:
+    """For each file below `data` the first name, in order of text, of those in `paths` that hold the same bytes.
+
+    A group for folds to keep together. Only files of one size are read. Near-copies (resized, saved again) stay apart;
+    a missing file is its own first.
+    """
+    names = list(paths)
+    sizes = {name: (data / name).stat().st_size if (data / name).is_file() else -1 for name in names}
+    often = Counter(sizes.values())
+    seen: dict[bytes, str] = {}
+    first = {name: name for name in names}
+    for name in sorted(name for name, size in sizes.items() if size >= 0 and often[size] > 1):
+        first[name] = seen.setdefault(hashlib.sha256((data / name).read_bytes()).digest(), name)
+    return [first[name] for name in names]

@@ -7,11 +7,13 @@ import json
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
@@ -21,6 +23,11 @@ from kit.offline.contract import Competition
 from kit.offline.errors import RecipeError, WeightsError, did_you_mean, examples
 from kit.offline.places import has_module, load_module
 
+BAGS = ("mean", "max", "attention")
+"""How the features of a row's images become one."""
+OF_THE_HEAD = ("bag", "centres")
+"""Arguments of a spec that are not timm's."""
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -29,6 +36,8 @@ class ModelSpec:
     backbone: timm architecture, its pretrained tag left away. outputs: size of the head. channels: of the input.
     size: input height and width in pixels. head: the task's kind of head. arguments: further timm arguments.
     targets: width of a row of targets, for heads that compare with every label in training (ArcFace); 0 if dense.
+    table: how many numbers a row brings beside its image; where it brings any, the network is called with `table=`.
+    aux: how many of the outputs, the last ones, are trained only: in evaluation the network leaves them out.
     """
 
     backbone: str
@@ -40,6 +49,8 @@ class ModelSpec:
     drop_path: float = 0.0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     targets: int = 0
+    table: int = 0
+    aux: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,14 +63,153 @@ class InputConfig:
 
 
 def build_model(spec: ModelSpec, competition: Competition) -> nn.Module:
-    """An untrained network: `build(spec, task)` of the competition's model.py, if any, else timm with a linear head."""
+    """An untrained network: `build(spec, task)` of the competition's model.py, if any, else timm with a head."""
+    model = _built(spec, competition)
+    if spec.aux:
+        model.register_forward_hook(partial(_without_aux, spec.aux))
+    return model
+
+
+def _without_aux(aux: int, model: nn.Module, inputs: Any, outputs: torch.Tensor) -> torch.Tensor:
+    """All outputs in training, the main ones in evaluation: what is predicted never knows of the others."""
+    return outputs if model.training else outputs[:, :-aux]
+
+
+def _built(spec: ModelSpec, competition: Competition) -> nn.Module:
     if competition.folder is not None and has_module(competition.folder, "model"):
         return load_module(competition.folder, "model").build(spec, competition.task)
+    if spec.head == "retrieval":
+        return Embedder(spec)
+    if spec.head == "segmentation":
+        from kit.offline.decoders import Segmenter
+
+        return Segmenter(spec)
     if spec.head != "linear":
         raise RecipeError(
             f"a model.py with build(spec, task) for a {spec.head!r} head", "none", "write one beside adapter.py"
         )
-    return create_backbone(spec)
+    return Joined(spec) if spec.table or "bag" in spec.arguments else create_backbone(spec)
+
+
+class Joined(nn.Module):
+    """A timm network whose features are pooled over a row's images and joined with the row's numbers before the head.
+
+    Images are N x C x H x W, or N x B x C x H x W bags, of which `mask` (N x B) marks the images that are there; table
+    is N x T. `Recipe.model["bag"]` is "mean", "max" or "attention" (gated, Ilse et al. 2018). The numbers go through a
+    small perceptron of 64 outputs. Padding never meets the backbone, whose batch-norm would learn from it.
+    """
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        self.how = str(spec.arguments.get("bag", "mean"))
+        if self.how not in BAGS:
+            raise RecipeError(f"a bag out of {', '.join(BAGS)}", repr(self.how), did_you_mean(self.how, BAGS))
+        self.backbone = create_backbone(spec, num_classes=0, drop_rate=0.0)
+        of: Any = self.backbone
+        width = int(getattr(of, "head_hidden_size", None) or of.num_features)
+        self.attention = GatedAttention(width) if self.how == "attention" else None
+        self.table = _perceptron(spec.table) if spec.table else None
+        self.drop = nn.Dropout(spec.drop_rate)
+        self.head = nn.Linear(width + (64 if spec.table else 0), spec.outputs)
+
+    def forward(
+        self, images: torch.Tensor, table: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """N x outputs."""
+        said = self.backbone(images) if images.ndim == 4 else self.pooled(images, mask)
+        if self.table is not None:
+            said = torch.cat([said, self.table(table)], dim=1)
+        return self.head(self.drop(said))
+
+    def pooled(self, images: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """N x F features of bags."""
+        there = torch.ones(images.shape[:2], dtype=torch.bool, device=images.device) if mask is None else mask
+        features = self.backbone(images[there])
+        bags = features.new_zeros((*there.shape, features.shape[1]))
+        bags[there] = features
+        if self.how == "max":
+            return bags.masked_fill(~there[:, :, None], torch.finfo(bags.dtype).min).amax(dim=1)
+        if self.attention is not None:
+            return self.attention(bags, there)
+        return bags.sum(dim=1) / there.sum(dim=1, keepdim=True)
+
+    def get_classifier(self) -> list[nn.Module]:
+        """All that has no pretrained weights, as timm's networks name their head."""
+        return [part for part in (self.head, self.table, self.attention) if part is not None]
+
+
+class GatedAttention(nn.Module):
+    """Gated attention over the features of a bag (Ilse, Tomczak, Welling 2018, arXiv 1802.04712)."""
+
+    def __init__(self, width: int, hidden: int = 128):
+        super().__init__()
+        self.say, self.gate, self.weigh = nn.Linear(width, hidden), nn.Linear(width, hidden), nn.Linear(hidden, 1)
+
+    def forward(self, bags: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """N x B x F features and N x B mask -> N x F, their weighted mean."""
+        scores = self.weigh(self.say(bags).tanh() * self.gate(bags).sigmoid())[:, :, 0].float()
+        weights = scores.masked_fill(~mask, -torch.inf).softmax(dim=1).to(bags.dtype)
+        return (weights[:, :, None] * bags).sum(dim=1)
+
+
+def _perceptron(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 128), nn.LayerNorm(128), nn.SiLU(), nn.Linear(128, 64), nn.SiLU())
+
+
+class Embedder(nn.Module):
+    """timm features, generalised-mean pooling, an embedding; in training, cosines to the centres of all labels.
+
+    N x C x H x W -> N x outputs in evaluation, N x targets in training. `Recipe.model["centres"]` is the number of
+    sub-centres of a label, of which the nearest counts (Deng et al. 2020: three take up noisy labels). Tokens of
+    transformers are pooled as timm pools them.
+    """
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        if spec.table or "bag" in spec.arguments:
+            raise RecipeError("one image a row for a retrieval head", "a bag or a table", "write a model.py")
+        self.centres_each = int(spec.arguments.get("centres", 1))
+        self.backbone = create_backbone(spec, num_classes=0, drop_rate=0.0)
+        width = int(self.backbone.num_features)  # type: ignore[arg-type]
+        self.pool = GeneralisedMean()
+        self.embedding = nn.Sequential(
+            nn.Dropout(spec.drop_rate), nn.Linear(width, spec.outputs, bias=False), nn.BatchNorm1d(spec.outputs)
+        )
+        self.centres = nn.Linear(spec.outputs, spec.targets * self.centres_each, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Embeddings, or in training N x targets cosines."""
+        features = self.backbone.forward_features(images)  # type: ignore[operator]
+        if features.ndim == 4:
+            turned = str(getattr(self.backbone, "output_fmt", "NCHW")) == "NHWC"
+            pooled = self.pool(features.permute(0, 3, 1, 2) if turned else features)
+        else:
+            pooled = self.backbone.forward_head(features, pre_logits=True)  # type: ignore[operator]
+        said = self.embedding(pooled)
+        if not self.training:
+            return said
+        with torch.autocast(
+            images.device.type, enabled=False
+        ):  # half a float holds no margin of 0.01 near a cosine of 1
+            cosines = F.linear(F.normalize(said.float()), F.normalize(self.centres.weight.float()))
+        return cosines.unflatten(1, (-1, self.centres_each)).amax(dim=2)
+
+    def get_classifier(self) -> list[nn.Module]:
+        """All that has no pretrained weights, as timm's networks name their head."""
+        return [self.pool, self.embedding, self.centres]
+
+
+class GeneralisedMean(nn.Module):
+    """GeM (Radenovic et al. 2019): N x C x H x W -> N x C, the p-th root of the mean p-th power; p is learned."""
+
+    def __init__(self, power: float = 3.0):
+        super().__init__()
+        self.power = nn.Parameter(torch.tensor([power]))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Between the mean (p = 1) and the maximum (large p); negative features count as none."""
+        with torch.autocast(features.device.type, enabled=False):
+            return features.float().clamp_min(1e-6).pow(self.power).mean(dim=(2, 3)).pow(1 / self.power)
 
 
 def create_backbone(spec: ModelSpec, **more: Any) -> nn.Module:
@@ -68,7 +218,7 @@ def create_backbone(spec: ModelSpec, **more: Any) -> nn.Module:
         "num_classes": spec.outputs,
         "in_chans": spec.channels,
         "drop_rate": spec.drop_rate,
-        **dict(spec.arguments),
+        **{name: value for name, value in spec.arguments.items() if not _of_the_head(name, spec)},
         **more,
     }
     if spec.drop_path:
@@ -84,6 +234,10 @@ def create_backbone(spec: ModelSpec, **more: Any) -> nn.Module:
         return timm.create_model(name, **arguments)
     except TypeError as error:
         raise RecipeError(f"arguments that {name} takes", str(error), "mend the recipe") from None
+
+
+def _of_the_head(argument: str, spec: ModelSpec) -> bool:
+    return argument in OF_THE_HEAD or spec.head == "segmentation"
 
 
 def require_backbone(name: str) -> str:
@@ -137,15 +291,19 @@ def load_pretrained(model: nn.Module, spec: ModelSpec, pretrained: bool | str, h
     if pretrained is False:
         return
     weights = _pretrained_state(spec, pretrained, home)
-    own = model.state_dict()
-    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    body = getattr(model, "backbone", model)  # where a wrapper keeps timm's network
+    own = body.state_dict()
+    # Encoders of a decoder are timm's feature extractors, which join the first parts of a name: stages_0 for stages.0.
+    same = {name.replace(".", "_"): name for name in own}
+    named = {same[flat]: value for name, value in weights.items() if (flat := name.replace(".", "_")) in same}
+    fitting = {name: value for name, value in named.items() if own[name].shape == value.shape}
     if not fitting:
         raise WeightsError(
             f"a network with the parameters of {spec.backbone}",
             "none fits",
-            "give model.py the same parameter names, or set pretrained=False",
+            "keep timm's network as `backbone` in model.py's, or its parameter names, or set pretrained=False",
         )
-    model.load_state_dict({**own, **fitting})
+    body.load_state_dict({**own, **fitting})
 
 
 def _pretrained_state(spec: ModelSpec, pretrained: bool | str, home: Path) -> dict[str, torch.Tensor]:

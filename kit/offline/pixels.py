@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from kit.offline.columns import Column
 from kit.offline.errors import DataError, ImageError
 
 MAX_PIXELS = 100_000_000
@@ -36,11 +38,43 @@ JPEG_QUALITY = 95
 def read_rgb(data: Path, name: str) -> np.ndarray:
     """`data/name` as H x W x 3 uint8 RGB.
 
-    Strict: a truncated or damaged file raises ImageError, where OpenCV would return grey. EXIF orientation is applied.
+    Strict: a truncated or damaged file raises ImageError, where OpenCV would return grey; bytes altered within a JPEG's
+    data are beyond every decoder and are not noticed. EXIF orientation is applied.
     Transparency is composed on white, CMYK and palettes are converted, of animations the first frame is taken. 16-bit
     images are refused: how they are scaled is a decision that the adapter's `read` must take.
     """
     path = data / name
+    with _opened(path) as image:
+        if image.mode in MODES_16_BIT or any(RAW_16_BIT.match(str(tile[3])) for tile in image.tile):
+            raise _bad(
+                path,
+                f"a 16-bit or float image (mode {image.mode})",
+                "override read in the adapter and declare its scale: pixels.read_gray16(data, row.path, scale=4095)",
+            )
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def read_gray16(data: Path, name: str, scale: int) -> np.ndarray:
+    """`data/name`, a grey PNG or TIFF of up to 16 bits, as H x W uint16 in which `scale` is 65535.
+
+    scale: the value that is white, 4095 for 12 bits; it is declared, not measured, so that all images share it and each
+    stored value keeps a level of its own. The network's input is then 0..1 before mean and std. Raises ImageError for a
+    value above `scale` (nothing is clipped), for colour and floats, and for what `read_rgb` refuses.
+    """
+    path = data / name
+    with _opened(path) as image:
+        if image.mode not in (*MODES_16_BIT[:-1], "L"):
+            raise _bad(path, f"mode {image.mode}", "read it in the adapter by other means", "a grey image of 16 bits")
+        values = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
+    if values.min() < 0 or values.max() > scale:
+        fix = "declare the scale that the host's files have"
+        raise _bad(path, f"{values.min()} to {values.max()}", fix, f"values of 0 to {scale}")
+    return ((values * 65535 + scale // 2) // scale).astype(np.uint16)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image by Pillow; whatever goes wrong while it is open becomes an ImageError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -51,13 +85,7 @@ def read_rgb(data: Path, name: str) -> np.ndarray:
                         f"{image.width} x {image.height} pixels",
                         f"override read in the adapter for images over {MAX_PIXELS} pixels",
                     )
-                if image.mode in MODES_16_BIT or any(RAW_16_BIT.match(str(tile[3])) for tile in image.tile):
-                    raise _bad(
-                        path,
-                        f"a 16-bit or float image (mode {image.mode})",
-                        "override read in the adapter and declare its scale",
-                    )
-                return _to_rgb(ImageOps.exif_transpose(image))
+                yield image
     except ImageError:
         raise
     except FileNotFoundError:
@@ -69,8 +97,8 @@ def read_rgb(data: Path, name: str) -> np.ndarray:
         ) from None
 
 
-def _bad(path: Path, found: str, fix: str) -> ImageError:
-    return ImageError(f"a whole image of 8 bits a channel at {path}", found, fix)
+def _bad(path: Path, found: str, fix: str, expected: str = "a whole image of 8 bits a channel") -> ImageError:
+    return ImageError(f"{expected} at {path}", found, fix)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -88,7 +116,7 @@ class Preparation:
     how: handed to the adapter's `read` and `cut`. cache_size: the shorter side of a cached image in pixels (never
     enlarged), None keeps it. jpeg: the cached form went through JPEG, so inference does too. size: input height and
     width. fit: "stretch" to the size, "pad" (whole image, grey border), "crop" (centre). mean, std: per channel, of
-    values in 0..1.
+    values in 0..1. table: what `columns.table_of` needs for the numbers that go beside the image.
     """
 
     size: tuple[int, int]
@@ -98,6 +126,7 @@ class Preparation:
     cache_size: int | None = None
     jpeg: bool = False
     how: Mapping[str, Any] = field(default_factory=dict)
+    table: tuple[Column, ...] = ()
 
     def store(self, array: np.ndarray) -> np.ndarray:
         """A source as the cache keeps it."""

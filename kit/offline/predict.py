@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 
 from kit.offline import answers
 from kit.offline.answers import Part, part_of, submission_of, validate
-from kit.offline.batches import EvaluationSamples, FileSources, evaluation_batches, source_of
+from kit.offline.batches import EvaluationSamples, FileSources, evaluation_batches, source_of, to_device
+from kit.offline.columns import table_of, table_width
 from kit.offline.contract import Competition
 from kit.offline.errors import BundleError, KitError
 from kit.offline.files import write_whole
@@ -40,17 +41,20 @@ BATCH_SIZE = 64
 
 
 @torch.inference_mode()
-def forward(model: nn.Module, task: Task, images: Tensor, views: Sequence[str]) -> Tensor:
+def forward(
+    model: nn.Module, task: Task, images: Tensor, views: Sequence[str], beside: Mapping[str, Tensor] | None = None
+) -> Tensor:
     """Activated outputs of normalised images (N x C x H x W), averaged over views: N x K, or N x K x h x w if dense.
 
-    Full precision on the CPU, fp16 autocast on a GPU. The model is in evaluation mode.
+    beside: what else the network gets, by name (see `batches.to_device`). Full precision on the CPU, fp16 autocast on a
+    GPU. The model is in evaluation mode.
     """
     cast = torch.autocast("cuda", torch.float16) if images.device.type == "cuda" else nullcontext()
     total: Tensor | None = None
     with cast:
         for view in map(view_of, views):
             inputs = view.apply(images)
-            said = task.activate(model(inputs)).float()
+            said = task.activate(model(inputs, **(beside or {}))).float()
             if task.dense:
                 grid = tuple(
                     round(side * full / seen)
@@ -66,17 +70,21 @@ def predict_batches(
     model: nn.Module,
     task: Task,
     batches: DataLoader,
+    table: Tensor,
     preparation: Preparation,
     views: Sequence[str],
     device: torch.device,
 ) -> Iterator[tuple[list[int], np.ndarray, list[tuple[int, int]]]]:
-    """(positions, values, native sizes) batch by batch; values as `forward` gives them, as float32 arrays."""
+    """(positions, values, native sizes) batch by batch; values as `forward` gives them, as float32 arrays.
+
+    table: the numbers of every row, by position, N x T.
+    """
     model.eval()
     for positions, images, heights, widths in batches:
-        inputs = preparation.to_input(images.to(device, non_blocking=True))
+        inputs, beside = to_device(images, table[positions], preparation, device)
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        values = forward(model, task, inputs, views).cpu().numpy()
+        values = forward(model, task, inputs, views, beside).cpu().numpy()
         if not np.isfinite(values).all():
             raise KitError(
                 "finite outputs of the network",
@@ -92,7 +100,8 @@ def predict_samples(
 ) -> Predictions | Maps:  # fmt: skip
     """Predictions of every row of `frame`, by sample_id. Maps of dense tasks are streamed into `folder`."""
     ids = frame["sample_id"].to_numpy()
-    stream = predict_batches(model, competition.task, batches, preparation, views, device)
+    table = torch.from_numpy(table_of(frame, preparation.table))
+    stream = predict_batches(model, competition.task, batches, table, preparation, views, device)
     if competition.task.dense:
         return write_maps(folder, _maps(stream, ids, preparation), columns)
     values = np.empty((len(frame), len(columns)), np.float32)
@@ -128,7 +137,7 @@ def check_golden(model: nn.Module, member: Member, task: Task, device: torch.dev
 
     Raises BundleError beyond the tolerance; in the rerun, where stopping would cost the submission, it only warns.
     """
-    said = golden_answers(model, golden_inputs(member.golden, member.preparation), task, device)
+    said = golden_answers(model, member.golden, member.preparation, task, device)
     drift = float(np.abs(said - np.asarray(member.golden.answers)).max())
     tolerance = GOLDEN_TOLERANCE if device.type == "cpu" else 10 * GOLDEN_TOLERANCE
     if drift <= tolerance:
@@ -144,9 +153,19 @@ def check_golden(model: nn.Module, member: Member, task: Task, device: torch.dev
         raise fault
 
 
-def golden_answers(model: nn.Module, inputs: Tensor, task: Task, device: torch.device) -> np.ndarray:
-    """N x C: activated outputs for the golden inputs, dense ones averaged over the map."""
-    said = forward(model.eval(), task, inputs.to(device), ("identity",)).cpu().numpy()
+def golden_table(golden: Golden, preparation: Preparation) -> Tensor:
+    """Standard normal numbers that the seed draws, to go beside the golden images: N x T."""
+    size = (golden.count, table_width(preparation.table))
+    return torch.from_numpy(np.random.RandomState(golden.seed).standard_normal(size).astype(np.float32))
+
+
+def golden_answers(
+    model: nn.Module, golden: Golden, preparation: Preparation, task: Task, device: torch.device
+) -> np.ndarray:
+    """N x C: activated outputs for the golden inputs and table, dense ones averaged over the map."""
+    inputs, table = golden_inputs(golden, preparation).to(device), golden_table(golden, preparation).to(device)
+    beside = {"table": table} if table.shape[1] else {}
+    said = forward(model.eval(), task, inputs, ("identity",), beside).cpu().numpy()
     return said.reshape(*said.shape[:2], -1).mean(axis=2)
 
 

@@ -100,6 +100,13 @@ class Predictions:
         np.add.at(total, codes, self.values)
         return type(self)(units, (total / np.bincount(codes)[:, None]).astype(np.float32), self.columns)
 
+    def max_by(self, unit: Mapping[str, str]) -> Self:
+        """The largest value of each column by `unit[id]`, units in order of appearance."""
+        codes, units = pd.factorize(np.asarray([unit[i] for i in self.ids], dtype=str))
+        most = np.full((len(units), len(self.columns)), -np.inf, self.values.dtype)
+        np.maximum.at(most, codes, self.values)
+        return type(self)(units, most, self.columns)
+
     def ranked(self, quantiles: np.ndarray) -> Self:
         """Values as their place in a reference distribution, 0 to 1, so that one row can be ranked alone.
 

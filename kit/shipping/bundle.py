@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 import shutil
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -21,14 +19,13 @@ from kit.offline.files import sha256_of, write_json, write_whole
 from kit.offline.manifest import FILE, Golden, Manifest, Member, preparation_from, spec_from
 from kit.offline.models import build_model, load_weights, pick_device
 from kit.offline.places import competition_folder, home_folder
-from kit.offline.predict import golden_answers, golden_inputs
+from kit.offline.predict import golden_answers
+from kit.shipping.wheels import carry, pack
 from kit.training.rundir import Run, competition_of, find_run
 
 GOLDEN_SEED = 20260
 GOLDEN_COUNT = 4
 TRAVELLING = ("adapter.py", "model.py")
-EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The date of every entry of the wheel: the same code gives the same bytes."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,8 @@ def make_bundle(run: Run, competition: Competition, home: Path, folds: Sequence[
     try:
         members = [_member(share, number, len(wanted), competition, aside) for share in shares for number in wanted]
         wheel = write_wheel(aside, competition)
+        for package in packages_of(competition, shares):
+            carry(aside, package)
         _finish(aside, name, run, shares, members, wheel, competition)
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
@@ -137,7 +136,13 @@ def _member(share: Share, number: int, folds: int, competition: Competition, out
 def _golden(member: Member, competition: Competition, folder: Path) -> list[list[float]]:
     device = pick_device("cpu")
     model = load_weights(build_model(member.spec, competition), folder / member.file)
-    return golden_answers(model, golden_inputs(member.golden, member.preparation), competition.task, device).tolist()
+    return golden_answers(model, member.golden, member.preparation, competition.task, device).tolist()
+
+
+def packages_of(competition: Competition, shares: Sequence[Share]) -> list[str]:
+    """What Kaggle's image lacks of what the adapter, the members' tasks and their networks import."""
+    tasks = [competition_of(share.run, competition).task for share in shares]
+    return sorted({*competition.wheels, *(name for task in tasks for name in task.wheels)})
 
 
 def write_wheel(folder: Path, competition: Competition) -> str:
@@ -154,18 +159,7 @@ def write_wheel(folder: Path, competition: Competition) -> str:
     info = f"kit-{version('kit')}.dist-info"
     files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: kit\nVersion: {version('kit')}\n".encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: kit\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    record = "".join(
-        f"{name},sha256={hashlib.sha256(content).hexdigest()},{len(content)}\n" for name, content in files.items()
-    )
-    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
-    digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:8]
-    wheel = f"kit-{version('kit')}-0{digest}-py3-none-any.whl"
-    write_whole(folder / wheel, buffer.getvalue())
-    return wheel
+    return pack(folder, f"kit-{version('kit')}-0{{digest}}-py3-none-any", info, files)
 
 
 def _finish(

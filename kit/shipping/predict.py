@@ -22,7 +22,9 @@ def predict_at_home(bundle: Path, data: Path, out: Path) -> str:
     """
     bundle, data, out = Path(bundle).resolve(), Path(data).resolve(), Path(out).absolute()
     manifest = open_bundle(bundle)  # before any of its code runs
-    wheels = sorted((name for name in manifest.files if name.endswith(".whl")), key=lambda name: name != manifest.wheel)
+    # Compiled packages are installed here; their wheels are for Kaggle's Python.
+    pure = (name for name in manifest.files if name.endswith("-none-any.whl"))
+    wheels = sorted(pure, key=lambda name: name != manifest.wheel)
     done = subprocess.run(
         [sys.executable, "-P", "-m", "kit.offline.predict", str(bundle), "--data", str(data), "--out", str(out)],
         env={**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(str(bundle / wheel) for wheel in wheels)},

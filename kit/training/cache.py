@@ -24,6 +24,7 @@ from kit.offline.errors import DataError, RunError
 from kit.offline.files import write_json
 from kit.offline.pixels import Preparation, decode_jpeg, encode_jpeg
 from kit.offline.places import inside
+from kit.offline.tasks import settings_of
 from kit.training.code import code_hash
 
 SCHEMA = 2
@@ -84,36 +85,44 @@ def cached_sources(
     folder: Path,
     keep: str,
     say: Callable[[str], None],
+    what: str = "read",
 ) -> Sources:
     """Sources of every row of `frame`: from the cache in `folder`, made if need be, or from files if `keep` is "off".
 
-    folder: the competition's cache folder; $KIT_CACHE moves it. keep: "raw", "jpeg" or "off". `say` is told the size
-    and the minutes first. Raises RunError where the disk has no room. Written by one process, under a lock; others wait
-    and then map it.
+    folder: the competition's cache folder; $KIT_CACHE moves it. keep: "raw", "jpeg" or "off". what: "read", or
+    "read_target" for the targets of dense tasks, which are kept as they are. `say` is told the size and the minutes
+    first. Raises RunError where the disk has no room. Written by one process, under a lock; others wait, then map it.
     """
+    if what == "read_target":
+        preparation = replace(preparation, cache_size=None, jpeg=False)
     if keep == "off":
-        return FileSources(competition, data, preparation)
+        return FileSources(competition, data, preparation, what)
     root = Path(os.environ["KIT_CACHE"]) / competition.slug if os.environ.get("KIT_CACHE") else folder
     row = RowsOf(frame)
     rows: dict[str, Row] = {}
     for at in range(len(frame)):
         rows.setdefault(source_of(row(at)), row(at))
-    path = root / _key(competition, rows, data, preparation)
+    path = root / _key(competition, rows, data, preparation, what)
     with _lock(root / f"{path.name}.lock"):
         if not (path / "index.json").is_file():
-            _write(path, rows, _storing(competition, data, preparation), preparation.jpeg, say)
+            _write(path, rows, _storing(competition, data, preparation, what), preparation.jpeg, say)
     return open_cache(path)
 
 
-def _key(competition: Competition, rows: dict[str, Row], data: Path, preparation: Preparation) -> str:
+def _key(
+    competition: Competition, rows: dict[str, Row], data: Path, preparation: Preparation, what: str = "read"
+) -> str:
     """A name that changes with the code and settings of reading, the cached form, and each file's name, size and time.
 
-    Other columns that `read` may look at count too; labels and what the kit adds do not.
+    Other columns that `read` may look at count too; what the kit adds does not, nor do labels, save for targets.
     """
-    read = code_hash(competition.folder / "adapter.py", only="read") if competition.folder else ""
+    read = code_hash(competition.folder / "adapter.py", only=what) if competition.folder else ""
     form = [SCHEMA, read, dict(preparation.how), preparation.cache_size, preparation.jpeg]
+    unseen = {*competition.task.label_columns, "unit_id", "fold", "scored", "weight"}
+    if what == "read_target":
+        form.append(settings_of(competition.task))
+        unseen -= set(competition.task.columns)
     digest = hashlib.sha256(json.dumps(form, sort_keys=True).encode())
-    unseen = {*competition.task.columns, "unit_id", "fold", "scored", "weight"}
     for name, row in rows.items():
         seen = [f"{column}={row[column]}" for column in sorted(set(row) - unseen)]
         digest.update("\0".join([name, *seen, _stat(data, row)]).encode() + b"\n")
@@ -130,15 +139,17 @@ def _stat(data: Path, row: Row) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _storing(competition: Competition, data: Path, preparation: Preparation) -> Callable[[Row], Stored]:
+def _storing(
+    competition: Competition, data: Path, preparation: Preparation, what: str = "read"
+) -> Callable[[Row], Stored]:
     """A function from row to its source as it is kept. JPEG is encoded here and decoded on the way out, once each."""
     before_jpeg = replace(preparation, jpeg=False)
 
     def stored(row: Row) -> Stored:
-        array = before_jpeg.store(competition.read(row, data, preparation.how))
+        array = before_jpeg.store(getattr(competition, what)(row, data, preparation.how))
         if array.dtype.hasobject:
             raise DataError(
-                "an array of numbers from the adapter's read",
+                f"an array of numbers from the adapter's {what}",
                 f"one of {array.dtype} for {source_of(row)!r}",
                 "stack the arrays, or pad them to one shape",
             )

@@ -39,6 +39,7 @@ def open_ground(
     """Read and check the training frame, and freeze its folds if that was not done yet."""
     assert competition.folder is not None, "competitions are loaded from a folder"
     frame = training_frame(competition, data)
+    scheme = competition.scheme_key(scheme)
     path = fold_file(competition.folder, scheme)
     if not path.is_file():
         save_folds(make_folds(competition, frame, scheme), path)

@@ -15,6 +15,8 @@ from kit.offline.errors import DataError, FoldError, examples
 from kit.offline.files import write_whole
 from kit.offline.frames import read_table, require_columns
 
+MANY_LABELS = 500
+"""Labels above which groups are dealt out, not balanced by scikit-learn."""
 COLUMNS = ["sample_id", "unit_id", "group", "fold", "scored"]
 
 
@@ -73,13 +75,62 @@ def _table(competition: Competition, frame: pd.DataFrame, rule: Folds) -> pd.Dat
 
 
 def _labels(frame: pd.DataFrame, rule: Folds) -> pd.Series:
-    """One text per unit to stratify by."""
+    """One text per unit to stratify by; combinations of several columns that fewer units have than folds are one."""
+    table = strata(frame, rule)
+    if not len(table.columns):
+        return pd.Series("", index=table.index)
+    labels = table.agg("|".join, axis=1)
+    rare = labels.map(labels.value_counts()) < rule.n
+    return labels.mask(rare, "rare") if len(table.columns) > 1 else labels
+
+
+def strata(frame: pd.DataFrame, rule: Folds) -> pd.DataFrame:
+    """The columns to stratify by as texts, a row per unit, indexed by it; numbers as quantiles where `bins` is set."""
     columns = (
         [] if rule.stratify is None else [rule.stratify] if isinstance(rule.stratify, str) else list(rule.stratify)
     )
     require_columns(frame, columns, "the training frame, named to stratify folds by")
     first = frame.drop_duplicates("unit_id").set_index("unit_id")
-    return first[columns].astype(str).agg("|".join, axis=1) if columns else pd.Series("", index=first.index)
+    return pd.DataFrame({name: _binned(first[name], rule.bins) for name in columns}, index=first.index)
+
+
+def _binned(cells: pd.Series, bins: int | None) -> pd.Series:
+    values = pd.to_numeric(cells, errors="coerce")
+    if bins is None or values.nunique() <= bins or values.isna().any():
+        return cells.astype(str)
+    return pd.qcut(values.astype(float), bins, duplicates="drop").astype(str)
+
+
+def balance(competition: Competition, frame: pd.DataFrame, scheme: str | None = None) -> dict[str, pd.DataFrame]:
+    """Scored units by label and fold, a table for each column to stratify by; `frame` has fold numbers."""
+    scored = frame[frame["scored"].astype(bool)] if "scored" in frame.columns else frame
+    units = strata(scored, competition.scheme(scheme))
+    folds = scored.drop_duplicates("unit_id")["fold"].to_numpy()
+    return {str(name): pd.crosstab(units[name], folds, rownames=[name], colnames=["fold"]) for name in units.columns}
+
+
+def absences(table: pd.DataFrame) -> list[str]:
+    """What a table of `balance` says of labels that some fold lacks, and of those that one fold has alone."""
+    told = []
+    for label, row in table[(table == 0).any(axis=1)].iterrows():
+        there = row.index[row > 0].tolist()
+        if len(there) == 1:
+            told.append(f"{label}: only in fold {there[0]}, whose model never sees it")
+        else:
+            told.append(f"{label}: absent from fold {', '.join(map(str, row.index[row == 0]))}")
+    return told
+
+
+def _dealt(labels: np.ndarray, groups: np.ndarray, rule: Folds) -> np.ndarray:
+    """Groups dealt out like cards, label by label in any order, so that the groups of a label spread over the folds.
+
+    For thousands of labels: StratifiedGroupKFold takes four times as long for twice as many (9 s for 1,600).
+    """
+    first = pd.DataFrame({"group": groups, "label": labels}).drop_duplicates("group")
+    chance = np.random.RandomState(rule.seed)
+    first = first.iloc[chance.permutation(len(first))].sort_values("label", kind="stable")
+    turn = dict(zip(first["group"], np.arange(len(first)) % rule.n, strict=True))
+    return np.asarray([turn[group] for group in groups])
 
 
 def _split(rule: Folds, units: pd.DataFrame, labels: pd.Series) -> np.ndarray:
@@ -92,6 +143,8 @@ def _split(rule: Folds, units: pd.DataFrame, labels: pd.Series) -> np.ndarray:
             "lower n in the adapter's Folds",
         )
     grouped, stratified = count < len(units), bool(rule.stratify)
+    if grouped and stratified and labels.nunique() > MANY_LABELS:
+        return _dealt(labels.to_numpy(), groups, rule)
     shuffled = {"shuffle": True, "random_state": rule.seed}
     splitter = {
         (False, False): KFold,

@@ -23,7 +23,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from kit.offline.answers import part_of, score_of
-from kit.offline.batches import EvaluationSamples, RowsOf, Sources, default_workers, evaluation_batches, quiet_worker
+from kit.offline.batches import (
+    EvaluationSamples,
+    RowsOf,
+    Sources,
+    collate,
+    default_workers,
+    evaluation_batches,
+    quiet_worker,
+    to_device,
+)
+from kit.offline.columns import learn_columns, table_of, table_width
 from kit.offline.contract import Competition
 from kit.offline.errors import RecipeError, RunError
 from kit.offline.files import sha256_of, write_json, write_whole
@@ -39,14 +49,14 @@ from kit.offline.models import (
 from kit.offline.pixels import Preparation
 from kit.offline.predict import predict_samples
 from kit.offline.predictions import Gallery, Maps, Predictions
-from kit.offline.tasks import Learned
+from kit.offline.tasks import Learned, trained_task
 from kit.training import checkpoint
 from kit.training.cache import cached_sources
 from kit.training.chance import seed_step
 from kit.training.mix import batch_mix
 from kit.training.optim import make_optimizer, make_schedule
 from kit.training.recipe import Recipe
-from kit.training.samples import Steps, TrainingSamples
+from kit.training.samples import Steps, Targets, TrainingSamples
 
 COMMIT_SECONDS = 20.0
 """Time between two commits of the state; a kill loses at most that much."""
@@ -79,13 +89,17 @@ class Fold:
 
 @dataclass(frozen=True)
 class Setup:
-    """What is fixed before the first step. example: an evaluation cut, whose shape golden inputs take."""
+    """What is fixed before the first step.
+
+    example: an evaluation cut, whose shape golden inputs take. masks: the targets of a dense task, by source.
+    """
 
     preparation: Preparation
     sources: Sources
     spec: ModelSpec
     example: np.ndarray
     licence: str
+    masks: Sources | None = None
 
 
 def train_fold(fold: Fold) -> None:
@@ -93,7 +107,8 @@ def train_fold(fold: Fold) -> None:
 
     Goes on from the last committed step if there is one; each draw is counted, so the result is the same to the bit.
     """
-    recipe, competition, task = fold.recipe, fold.competition, fold.competition.task
+    recipe, competition = fold.recipe, fold.competition
+    task = trained_task(competition.task, fold.train)
     began = time.monotonic()
     fold.folder.mkdir(parents=True, exist_ok=True)
 
@@ -101,11 +116,14 @@ def train_fold(fold: Fold) -> None:
     device = pick_device()
     setup = set_up(fold)
     preparation = setup.preparation
-    samples = TrainingSamples(competition, fold.train, setup.sources, preparation, recipe, fold.number, fold.data)
+    samples = TrainingSamples(
+        competition, fold.train, setup.sources, preparation, recipe, fold.number, fold.data, setup.masks
+    )
     steps = Steps(recipe, fold.number, len(fold.train))
     loader = training_loader(samples, steps, recipe)
-    targets = torch.empty(0) if task.dense else torch.from_numpy(task.targets(fold.train, fold.learned))
+    targets = Targets(task, fold.train, fold.learned)
     weights = torch.from_numpy(row_weights(fold.train))
+    table = torch.from_numpy(table_of(fold.train, preparation.table))
 
     # Model, optimiser, schedule, average
     seed_step(recipe.seed, fold.number, INITIAL_WEIGHTS)
@@ -140,12 +158,12 @@ def train_fold(fold: Fold) -> None:
             if within == 0:
                 schedule.step_update(epoch * updates + update)
                 optimizer.zero_grad(set_to_none=True)
-            inputs = preparation.to_input(images.to(device, non_blocking=True))
+            inputs, beside = to_device(images, table[positions], preparation, device)
             wanted = masks.to(device).movedim(-1, 1).float() if task.dense else targets[positions].to(device)
             wanted = task.smooth(wanted, recipe.label_smoothing) if recipe.label_smoothing else wanted
-            inputs, wanted, weight = mix(inputs, wanted, weights[positions].to(device))
+            inputs, wanted, weight = mix(inputs, wanted, weights[positions].to(device), beside)
             with cast():
-                loss = task.loss(model(channels_last(inputs)), wanted, weight)
+                loss = task.loss(model(channels_last(inputs), **beside), wanted, weight)
             require_finite(loss, fold, epoch, at, positions, optimizer)
             losses.append(loss.detach())
             grouped = min(recipe.accumulate, len(steps) - update * recipe.accumulate)
@@ -228,18 +246,32 @@ def set_up(fold: Fold) -> Setup:
     example = example if example.ndim > 2 else example[:, :, None]
     channels = example.shape[-1]
     config = input_config(recipe.backbone, channels, recipe.pretrained, fold.home)
-    preparation = replace(stored, mean=config.mean, std=config.std)
+    columns = learn_columns(fold.train, competition.table)
+    preparation = replace(stored, mean=config.mean, std=config.std, table=columns)
+    outputs = len(trained_task(task, fold.train).outputs(fold.learned))
     spec = ModelSpec(
         recipe.backbone,
-        len(task.outputs(fold.learned)),
+        outputs,
         recipe.size,
         channels,
         task.head,
         recipe.drop_rate,
         recipe.drop_path,
+        arguments={"bag": "mean", **recipe.model} if example.ndim == 4 else dict(recipe.model),
         targets=0 if task.dense else task.targets(fold.train.head(1), fold.learned).shape[1],
+        table=table_width(columns),
+        aux=outputs - len(task.outputs(fold.learned)),
     )
-    return Setup(preparation, sources, spec, example, config.licence if recipe.pretrained else "trained from scratch")
+    licence = config.licence if recipe.pretrained else "trained from scratch"
+    masks = _masks(fold, stored) if task.dense else None
+    return Setup(preparation, sources, spec, example, licence, masks)
+
+
+def _masks(fold: Fold, stored: Preparation) -> Sources:
+    keep = fold.recipe.cache
+    return cached_sources(
+        fold.competition, fold.every, fold.data, stored, fold.cache, keep, fold.say, what="read_target"
+    )
 
 
 def training_loader(samples: TrainingSamples, steps: Steps, recipe: Recipe) -> DataLoader:
@@ -248,6 +280,7 @@ def training_loader(samples: TrainingSamples, steps: Steps, recipe: Recipe) -> D
     return DataLoader(
         samples,
         batch_sampler=steps,
+        collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=quiet_worker,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from timm.data.mixup import Mixup
@@ -11,20 +11,29 @@ from torch import Tensor
 
 from kit.training.recipe import Recipe
 
-Mix = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+class Mix(Protocol):
+    """Images, targets, weights and what goes beside -> the first three, mixed; the last is mixed in place."""
+
+    def __call__(
+        self, images: Tensor, targets: Tensor, weights: Tensor, beside: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 def batch_mix(recipe: Recipe, device: str) -> Mix:
     """A function (images, targets, weights) -> the same, erased and mixed with the batch in reverse order.
 
     images: N x C x H x W, or N x B x C x H x W for bags; it may be written into. targets: N x K, or N x K x H x W for
-    dense tasks, which are cut and pasted as their images are. weights: N. Draws come from the global generators, which
+    dense tasks, which are cut and pasted as their images are. weights: N. beside: a "table" (N x T) is mixed as targets
+    are; a "mask" (N x B) becomes that of the longer bag. Draws come from the global generators, which
     `chance.seed_step` seeds.
     """
     erase = RandomErasing(recipe.erasing, mode="pixel", device=device) if recipe.erasing else None
     mixup = Mixup(recipe.mixup, recipe.cutmix) if recipe.mixup or recipe.cutmix else None
 
-    def mix(images: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def mix(
+        images: Tensor, targets: Tensor, weights: Tensor, beside: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if erase:
             images = erase(images.flatten(0, -4)).reshape(images.shape)
         if not mixup:
@@ -36,6 +45,9 @@ def batch_mix(recipe: Recipe, device: str) -> Mix:
         share = float(mixup._mix_batch(both))
         targets = both[:, channels:] if dense else targets * share + targets.flip(0) * (1 - share)
         weights = weights * share + weights.flip(0) * (1 - share)
+        for name, value in (beside or {}).items():
+            mixed = value | value.flip(0) if name == "mask" else value * share + value.flip(0) * (1 - share)
+            beside[name] = mixed  # type: ignore[index]
         return both[:, :channels].reshape(images.shape), targets, weights
 
     return mix

@@ -34,12 +34,14 @@ def parameter_groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
 
     Only timm's schedules honour `lr_scale`.
     """
-    named: Any = getattr(model, "no_weight_decay", None)
+    body: Any = getattr(model, "backbone", model)  # where a wrapper keeps timm's network
+    named: Any = getattr(body, "no_weight_decay", None)
     spared = set(named()) if named else set()
     if recipe.layer_decay is not None:
-        groups = param_groups_layer_decay(model, recipe.weight_decay, spared, layer_decay=recipe.layer_decay)
+        groups = param_groups_layer_decay(body, recipe.weight_decay, spared, layer_decay=recipe.layer_decay)
     else:
-        groups = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=spared)
+        groups = param_groups_weight_decay(body, recipe.weight_decay, no_weight_decay_list=spared)
+    groups = [*groups, *_groups_around(body, model, recipe.weight_decay)]
     if recipe.head_lr_scale == 1.0:
         return list(groups)
     head = _head_of(model)
@@ -51,6 +53,17 @@ def parameter_groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
         split += [{**group, "params": body}] if body else []
         split += [{**group, "params": top, "lr_scale": scale * recipe.head_lr_scale}] if top else []
     return split
+
+
+def _groups_around(body: nn.Module, model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Groups of what a wrapper has beside its backbone: new parameters, at the full learning rate."""
+    inside = {id(parameter) for parameter in body.parameters()}
+    around = [parameter for parameter in model.parameters() if id(parameter) not in inside and parameter.requires_grad]
+    groups = (
+        {"params": [parameter for parameter in around if parameter.ndim <= 1], "weight_decay": 0.0},
+        {"params": [parameter for parameter in around if parameter.ndim > 1], "weight_decay": decay},
+    )
+    return [group for group in groups if group["params"]]
 
 
 def _head_of(model: nn.Module) -> set[int]:

@@ -77,6 +77,8 @@ class Recipe:
     """Share of a target spread over all classes."""
     clip_grad: Positive | None = None
     """Largest global norm of gradients."""
+    model: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the network: timm's create_model, or the head's (pool, decoder, margin)."""
     drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout before the head."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -179,7 +181,7 @@ def _parsed(name: str, text: str) -> Any:
         return presets.PRESETS[text]
     hint = typing.get_type_hints(Recipe, include_extras=True)[name]
     value: Any = text
-    if name == "read":
+    if name in ("read", "model"):
         value = _mapping(text)
     elif text.lower() == "none" and type(None) in typing.get_args(hint):
         return None

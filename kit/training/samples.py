@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import albumentations as A
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import csr_array, vstack
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from kit.offline.batches import RowsOf, Sources, tensor_of
+from kit.offline.batches import FileSources, RowsOf, Sources, tensor
 from kit.offline.contract import Competition
 from kit.offline.pixels import Preparation
+from kit.offline.tasks import Learned, Task
 from kit.training.chance import draw, draws_per_epoch, epoch_order
 from kit.training.recipe import Recipe
 
+TARGET_ROWS = 4096
+"""Rows whose targets are made at a time."""
 Key = tuple[int, int, int]
 """(position in the frame, epoch, draw number)"""
 
 
 class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
-    """Key -> (position, H x W x C image of the input size, mask H x W x K for dense tasks, else an empty tensor)."""
+    """Key -> (position, H x W x C image of the input size, mask H x W x K for dense tasks, else an empty tensor).
+
+    masks: gives the target of a row's source for dense tasks; None reads it from `data` each time.
+    """
 
     def __init__(
         self,
@@ -34,8 +42,12 @@ class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
         recipe: Recipe,
         fold: int,
         data: Path,
+        masks: Sources | None = None,
     ):
-        self.competition, self.sources, self.preparation, self.data = competition, sources, preparation, data
+        self.competition, self.sources, self.preparation = competition, sources, preparation
+        self.masks = masks or FileSources(
+            competition, data, replace(preparation, cache_size=None, jpeg=False), "read_target"
+        )
         self.seed, self.fold, self.length, self.row = recipe.seed, fold, len(frame), RowsOf(frame)
         self.compose = recipe.augment(preparation.size)
 
@@ -52,10 +64,10 @@ class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
 
         image, mask = self.competition.cut(self.sources(row), row, how, rng()), None
         if self.competition.task.dense:
-            mask = self.competition.cut(self.competition.read_target(row, self.data, how), row, how, rng())
+            mask = self.competition.cut(self.masks(row), row, how, rng())
         image, mask = augmented(self.compose, image, mask, rng())
-        shown = torch.zeros(0) if mask is None else tensor_of(self.preparation.fit_size(mask, nearest=True))
-        return at, tensor_of(self.preparation.fit_size(image)), shown
+        shown = torch.zeros(0) if mask is None else tensor(self.preparation.fit_size(mask, nearest=True))
+        return at, tensor(self.preparation.fit_size(image)), shown
 
 
 def augmented(
@@ -72,6 +84,21 @@ def augmented(
         return compose(image=image)["image"], None
     said = compose(image=image, mask=mask)
     return said["image"], said["mask"]
+
+
+class Targets:
+    """Targets of a frame's rows, kept without their zeros: one-hot rows of hotel_id's 7,700 labels would take 3 GB.
+
+    Indexed by positions (N) they are N x K float32. Dense tasks, whose masks come with the images, have none here.
+    """
+
+    def __init__(self, task: Task, frame: pd.DataFrame, learned: Learned):
+        some = range(0, 0 if task.dense else len(frame), TARGET_ROWS)
+        parts = [csr_array(task.targets(frame.iloc[at : at + TARGET_ROWS], learned)) for at in some]
+        self.rows = csr_array(vstack(parts)) if parts else csr_array((0, 0), dtype=np.float32)
+
+    def __getitem__(self, positions: Tensor) -> Tensor:
+        return torch.from_numpy(self.rows[positions.numpy()].toarray())
 
 
 class Steps(Sampler[list[Key]]):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from kit.offline.errors import DataError, NotFound
-from kit.offline.frames import checked, list_files, numbers, read_table, units_of
+from kit.offline.frames import checked, copies, files_frame, list_files, numbers, read_table, units_of
 
 
 def table(tmp_path, content: str | bytes):
@@ -160,3 +160,22 @@ def test_units_are_the_first_rows_in_order_of_appearance():
     units = units_of(frame)
     assert units.index.tolist() == ["z", "a"]
     assert units["age"].tolist() == [5, 6]
+
+
+def test_copies_are_files_of_the_same_bytes(tmp_path):
+    """Copies share the first name whatever the order of rows; files of one size and missing ones stay apart."""
+    for name, content in {"b.png": b"one", "a.png": b"one", "c.png": b"two", "d.png": b"longer"}.items():
+        (tmp_path / name).write_bytes(content)
+    names = ["c.png", "b.png", "gone.png", "d.png", "a.png"]
+    assert copies(tmp_path, names) == ["c.png", "a.png", "gone.png", "d.png", "a.png"]
+    assert copies(tmp_path, names[::-1]) == copies(tmp_path, names)[::-1]
+
+
+def test_files_are_rows_by_name_without_suffix(tmp_path):
+    """Ids keep their dots and zeros; other suffixes are left out; an empty folder gives an empty frame of text."""
+    (tmp_path / "test").mkdir()
+    assert files_frame(tmp_path, "test", [".jpg"]).dtypes.tolist() == [object, object]
+    for name in ("007.JPG", "1.2.840.jpg", "notes.txt"):
+        (tmp_path / "test" / name).touch()
+    frame = files_frame(tmp_path, "test", [".jpg"])
+    assert frame.to_dict("list") == {"sample_id": ["007", "1.2.840"], "path": ["test/007.JPG", "test/1.2.840.jpg"]}

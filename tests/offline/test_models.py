@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import socket
 from dataclasses import replace
@@ -293,3 +294,14 @@ def test_a_gpu_that_only_claims_to_work_is_not_picked(monkeypatch):
     monkeypatch.setattr(torch, "zeros", broken)
     assert pick_device().type == "cpu"
     assert pick_device("meta").type == "meta"
+
+
+def test_outputs_that_are_trained_only_are_left_out_in_evaluation():
+    """The last `aux` outputs are there in training and gone in evaluation; state, copies and other outputs stay."""
+    plain, aided = network(), build_model(replace(TINY, aux=2), Plain())
+    aided.load_state_dict(plain.state_dict())
+    images = torch.rand(2, 3, 32, 32)
+    assert aided.train()(images).shape == plain.train()(images).shape == (2, TINY.outputs)
+    assert list(aided.state_dict()) == list(plain.state_dict())
+    for model in (aided, copy.deepcopy(aided)):
+        assert torch.equal(model.eval()(images), plain.eval()(images)[:, :-2])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from kit.offline import pixels
 from kit.offline.errors import DataError, ImageError
-from kit.offline.pixels import Preparation, decode_jpeg, encode_jpeg, read_rgb
+from kit.offline.pixels import Preparation, decode_jpeg, encode_jpeg, read_gray16, read_rgb
 
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
@@ -177,6 +177,36 @@ def test_sixteen_bits_are_refused(tmp_path, suffix, channels):
     assert "override read" in caught.value.fix
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("scale", [1, 255, 1000, 4095, 65535])
+def test_sixteen_bits_are_read_by_a_declared_scale(tmp_path, suffix, scale):
+    """Black is 0 and the scale is 65535 whatever the picture holds; each stored value has a level of its own."""
+    values = np.linspace(0, scale, 48).round().astype(np.uint16).reshape(6, 8)
+    for image in (values, values // 2):
+        (tmp_path / "image").write_bytes(cv2.imencode(suffix, image)[1].tobytes())
+        got = read_gray16(tmp_path, "image", scale)
+        assert (got.dtype, got.shape) == (np.uint16, (6, 8))
+        assert (np.round(got.astype(float) / 65535 * scale) == image).all()
+    assert (read_gray16(tmp_path, "image", scale) == got).all()
+
+
+def test_what_the_declared_scale_does_not_cover_is_refused(tmp_path):
+    """A value above the scale, colour, floats and a damaged file are errors; 8-bit grey is read by its values."""
+    (tmp_path / "image").write_bytes(cv2.imencode(".png", np.array([[7, 4096]], np.uint16))[1].tobytes())
+    with pytest.raises(ImageError, match="7 to 4096"):
+        read_gray16(tmp_path, "image", 4095)
+    for content in (encoded(noise(4, 4), "PNG"), encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF")):
+        (tmp_path / "image").write_bytes(content)
+        with pytest.raises(ImageError, match="mode"):
+            read_gray16(tmp_path, "image", 4095)
+    whole = cv2.imencode(".png", noise(40, 40, 1, np.uint16))[1].tobytes()
+    (tmp_path / "image").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImageError, match="truncated"):
+        read_gray16(tmp_path, "image", 65535)
+    (tmp_path / "image").write_bytes(encoded(np.array([[0, 255]], np.uint8), "PNG"))
+    assert read_gray16(tmp_path, "image", 255).tolist() == [[0, 65535]]
+
+
 def test_float_images_are_refused(tmp_path):
     """A float TIFF has no scale of its own either."""
     with pytest.raises(ImageError, match="mode F"):
@@ -197,6 +227,33 @@ def test_one_pixel_is_an_image(tmp_path):
     assert got.tolist() == [[[7, 7, 7]]]
     for fit in ("stretch", "pad", "crop"):
         assert (Preparation((8, 16), **HALF, fit=fit).fit_size(got)[3:5, 7:9] == 7).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 5000, 3), (5000, 1, 3)])
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+def test_extreme_shapes_shrink_to_no_nothing(tmp_path, shape, fit):
+    """A line of one pixel's width keeps at least a pixel in the cache and in every fit, under a name of any letters."""
+    got = read(tmp_path, encoded(np.full(shape, 9, np.uint8), "PNG"), "ßチ 1.png")
+    preparation = Preparation((16, 24), **HALF, fit=fit, cache_size=1)
+    assert min(preparation.store(got).shape) >= 1
+    assert 9 in preparation.fit_size(preparation.store(got))
+
+
+@pytest.mark.parametrize(("form", "options"), [("WEBP", {"lossless": True}), ("TIFF", {}), ("PNG", {})])
+def test_of_several_frames_or_pages_the_first_counts(tmp_path, form, options):
+    """Animated WebP and PNG and a TIFF of two pages read as their first."""
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    got = read(tmp_path, encoded(frames[0], form, save_all=True, append_images=frames[1:], **options))
+    assert (got == [255, 0, 0]).all()
+
+
+def test_a_jpeg_with_garbage_inside_is_read_as_decoders_read_it(tmp_path):
+    """No decoder notices altered bytes within a JPEG's data: it is read, wrong pixels and all."""
+    content = bytearray(encoded(noise(64, 64), "JPEG", quality=95))
+    for at in range(len(content) // 2, len(content) // 2 + 40):
+        content[at] ^= 0x15 if content[at] ^ 0x15 != 0xFF else 0
+    got = read(tmp_path, bytes(content))
+    assert got.shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize("side", [10_001, 20_000, 60_000])

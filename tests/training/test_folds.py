@@ -12,6 +12,8 @@ from kit import Competition, Folds, Multiclass
 from kit.offline.errors import DataError, FoldError
 from kit.offline.frames import checked
 from kit.training.folds import (
+    absences,
+    balance,
     extend_folds,
     fold_file,
     fold_hash,
@@ -265,3 +267,83 @@ def test_extending_by_nothing_changes_nothing() -> None:
     adapter, frame = clinic(RULES["both"]), patients(2)
     table = make_folds(adapter, frame)
     assert extend_folds(adapter, frame, table).equals(table)
+
+
+@pytest.mark.parametrize("group", [None, "patient"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_binned_numbers_are_shared_evenly(group: str | None, seed: int) -> None:
+    """Each fold holds its share of every quantile, and the order of rows does not matter."""
+    draw = np.random.RandomState(seed)
+    frame = checked(
+        pd.DataFrame(
+            {
+                "sample_id": [f"{n * 7919 % 997:03d}" for n in range(200)],
+                "patient": [f"p{n // 2}" if group else str(n) for n in range(200)],
+                "label": [str(value) for value in np.exp(draw.normal(size=200)).round(3)],
+            }
+        ),
+        "frame",
+    )
+    adapter = clinic(Folds(4, "label", group=group, bins=5))
+    table = make_folds(adapter, frame)
+    assert table.equals(make_folds(adapter, frame.sample(frac=1, random_state=seed)))
+    report = balance(adapter, with_folds(frame, table, Path("folds.csv")))["label"]
+    assert report.shape == (5, 4)
+    assert report.to_numpy().sum() == 200
+    assert np.ptp(report.to_numpy(), axis=1).max() <= (1 if group is None else 5)
+
+
+def test_bins_leave_words_and_few_numbers_alone() -> None:
+    """Grades of five values stay grades beside a binned score, and words stay words."""
+    frame = patients(0)
+    frame["score"] = [str(row) for row in range(len(frame))]
+    frame["grade"] = [str(row % 3) for row in range(len(frame))]
+    adapter = clinic(Folds(3, ["score", "grade", "site"], group=None, bins=4))
+    report = balance(adapter, with_folds(frame, make_folds(adapter, frame), Path("folds.csv")))
+    assert [len(report[name]) for name in ("score", "grade", "site")] == [4, 3, 2]
+
+
+def test_rare_combinations_of_columns_are_spread_too() -> None:
+    """Combinations that no two units share would stop the splitter; together they are one stratum."""
+    frame = checked(pd.DataFrame({"sample_id": [f"{n:02d}" for n in range(40)]}), "frame")
+    frame["label"] = ["common"] * 20 + [f"odd {n}" for n in range(20)]
+    frame["site"] = ["a"] * 20 + ["b"] * 20
+    table = make_folds(clinic(Folds(5, ["label", "site"], group=None)), frame).set_index("sample_id")
+    assert table.loc[[f"{n:02d}" for n in range(20, 40)], "fold"].value_counts().tolist() == [4] * 5
+
+
+def test_the_report_names_absent_labels() -> None:
+    """A label of one unit stands in one fold alone, whose model never sees it; one of two is absent from others."""
+    frame = checked(pd.DataFrame({"sample_id": [f"{n:02d}" for n in range(33)]}), "frame")
+    frame["label"] = ["rare"] + ["few"] * 2 + ["plenty"] * 30
+    adapter = clinic(Folds(5, "label", group=None))
+    joined = with_folds(frame, make_folds(adapter, frame), Path("folds.csv"))
+    report = balance(adapter, joined)["label"]
+    assert report.loc["plenty"].tolist() == [6] * 5
+    alone = joined["fold"][joined["label"] == "rare"].item()
+    without = sorted(set(range(5)) - set(joined["fold"][joined["label"] == "few"]))
+    assert set(absences(report)) == {
+        f"rare: only in fold {alone}, whose model never sees it",
+        f"few: absent from fold {', '.join(map(str, without))}",
+    }
+
+
+def test_thousands_of_labels_are_dealt_out() -> None:
+    """With more labels than scikit-learn splits in reasonable time, groups stay whole, a label's groups lie in as many
+    folds as can be, folds are of one size, and the order of rows does not matter."""
+    draw = np.random.RandomState(0)
+    rows = [
+        {"sample_id": f"{draw.bytes(6).hex()}", "label": f"h{label}", "patient": f"{label}-{upload}", "site": "a"}
+        for label in range(700)
+        for upload in range(1 + label % 4)
+        for _ in range(draw.randint(1, 4))
+    ]
+    frame = checked(pd.DataFrame(rows).sample(frac=1, random_state=1), "frame")
+    adapter = clinic(Folds(5, "label", group="patient"))
+    table = make_folds(adapter, frame)
+    require_no_leak(table)
+    assert table.equals(make_folds(adapter, frame.sample(frac=1, random_state=2)))
+    joined = table.merge(frame[["sample_id", "label"]], on="sample_id")
+    spread = joined.groupby("label").agg(groups=("group", "nunique"), folds=("fold", "nunique"))
+    assert (spread["folds"] == spread["groups"]).all()
+    assert joined.drop_duplicates("group")["fold"].value_counts().agg(np.ptp) <= 1

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kit.offline.errors import RunError
 from kit.offline.predictions import Predictions
+from kit.offline.tasks import Multiclass
 from kit.training import loop
 from kit.training.folds import split
 
@@ -298,3 +300,23 @@ def test_a_fold_without_rows_says_so(world, train, held, found):
         loop.train_fold(fold)
     assert found in caught.value.found
     assert world.reads() == []
+
+
+def test_a_further_head_changes_training_and_not_what_is_predicted(world):
+    """With a head for the box the body learns otherwise, by its weight; OOF columns and score stay the colours'."""
+    runs = [
+        world.train([0], name=name, task=Multiclass("colour").with_aux(box=(Multiclass("box"), weight)))
+        for name, weight in (("idle", 0.0), ("busy", 1.0))
+    ]
+    idle, busy = (load_file(run.fold(0) / "weights.safetensors") for run in runs)
+    assert idle.keys() == busy.keys()
+    assert not torch.equal(idle["conv1.0.weight"], busy["conv1.0.weight"])
+    spec = json.loads((runs[1].fold(0) / "model.json").read_text())["spec"]
+    boxes = world.ground().frame
+    assert spec["outputs"] == 3 + spec["aux"]
+    assert spec["aux"] == split(boxes, 0)[0]["box"].nunique()
+    for run in runs:
+        said = Predictions.load(run.fold(0) / "oof.npz")
+        assert said.columns == ("blue", "green", "red")
+        np.testing.assert_allclose(said.values.sum(axis=1), 1, atol=1e-5)
+        assert np.isfinite(json.loads((run.fold(0) / "done.json").read_text())["score"])

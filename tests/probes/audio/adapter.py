@@ -17,6 +17,7 @@ class Adapter(Competition):
     slug = "probe-audio"
     task = Multiclass("bird", answer="probability")
     folds = Folds(2, group="file")
+    metric = "log loss"
     greater_is_better = False
 
     def train_frame(self, data: Path) -> pd.DataFrame:

@@ -72,6 +72,7 @@ class Adapter(Competition):
     slug = "probe-reid"
     task = Identity()
     folds = Folds(2, group="encounter")
+    metric = "MAP@5"
     greater_is_better = True
 
     def train_frame(self, data: Path) -> pd.DataFrame:

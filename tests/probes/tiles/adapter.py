@@ -53,6 +53,7 @@ class Adapter(Competition):
     slug = "probe-tiles"
     task = Tissue()
     folds = Folds(2, group="patient")
+    metric = "Dice"
     greater_is_better = True
     solution_columns = ("height", "width")
 

@@ -1,0 +1,39 @@
+"""PetFinder.my Pawpularity: how often will this photograph of a pet be looked at, 1 to 100? Root mean squared error.
+
+Host page: https://www.kaggle.com/competitions/petfinder-pawpularity-score
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from kit import Competition, Folds, Regression, frames, metrics, read_table
+
+
+class Adapter(Competition):
+    slug = "petfinder-pawpularity-score"
+    task = Regression("Pawpularity", low=1, high=100)
+    # The same photograph is known to stand in train under several ids; near-copies stay apart even here.
+    folds = {
+        "copies": Folds(5, stratify="tenth", group="copy_of"),
+        "host": Folds(5, stratify="tenth", group=None),
+    }
+    metric = "root mean squared error"
+    greater_is_better = False
+    # Rules are the kit's defaults; read the host's before you submit.
+
+    def train_frame(self, data: Path) -> pd.DataFrame:
+        table = read_table(data / "train.csv", ["Id", "Pawpularity"])  # and 12 flags, which helped nobody
+        paths = "train/" + table["Id"] + ".jpg"
+        tenth = frames.numbers(table, "Pawpularity", "train.csv") // 10
+        return table.assign(sample_id=table["Id"], path=paths, tenth=tenth, copy_of=frames.copies(data, paths))
+
+    def test_frame(self, data: Path) -> pd.DataFrame:
+        # From the files: the hidden test set is larger than the one you download.
+        return frames.files_frame(data, "test", [".jpg"])
+
+    def submission(self, answers: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
+        return answers.rename_axis("Id").reset_index()
+
+    def score(self, solution: pd.DataFrame, submission: pd.DataFrame) -> float:
+        return metrics.rmse(solution, submission, by="Id", column="Pawpularity")
