@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,12 +25,15 @@ from unittest import mock
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 import kit
 from kit.offline.answers import Part, host_tables, part_of, read_sample, score_of, submission_of, tuned, validate
+from kit.offline.columns import learn_columns, table_of, table_width
 from kit.offline.contract import Competition, Folds, Row, Rules
 from kit.offline.errors import KitError, examples
 from kit.offline.frames import checked, units_of
+from kit.offline.pixels import PILLOW_ERRORS
 from kit.offline.places import competition_folder, load_adapter, missing_files
 from kit.offline.predictions import Gallery, Maps, Predictions
 from kit.offline.tasks import Learned, Task, trained_task
@@ -232,8 +236,8 @@ def test_ids_are_unique_text(context: Context) -> str:
 
 
 def files_are_there(context: Context) -> str:
-    """Every `path` of both frames is a file below the data folder."""
-    count = 0
+    """Every `path` of both frames is a file below the data folder; files beside them that no row lists are told."""
+    count, listed = 0, set[str]()
     for name, frame in (("train_frame", context.train), ("test_frame", context.test)):
         if "path" not in frame.columns:
             continue
@@ -245,9 +249,53 @@ def files_are_there(context: Context) -> str:
                 "download again, or mend `path` in the adapter",
             )
         count += len(frame)
+        listed |= set(frame["path"])
     if not count:
         raise Skipped("the frames have no column `path`")
-    return f"{count} files"
+    rowless = files_beside(context.data, listed)
+    return f"{count} files" + (f"; {len(rowless)} beside them without a row: {examples(rowless)}" if rowless else "")
+
+
+def files_beside(data: Path, listed: set[str]) -> list[str]:
+    """Files that no row lists, of a listed suffix, in the folders of listed files."""
+    suffixes = {Path(path).suffix for path in listed}
+    folders = sorted({Path(path).parent for path in listed})
+    there = (folder / file.name for folder in folders for file in (data / folder).iterdir() if file.suffix in suffixes)
+    return sorted({str(path) for path in there} - listed)
+
+
+def kinds_of_images_are_told(context: Context) -> str:
+    """What the headers of images spread over train and test say: a remark on kinds, and on what is unusual."""
+    told = []
+    for name, frame in (("train", context.train), ("test", context.test)):
+        paths: list[str] = spread(frame, context.rows)["path"].tolist() if "path" in frame.columns else []
+        kinds = Counter(kind for path in paths if (kind := kind_of(context.data / path)))
+        if kinds:
+            told.append(f"{name}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
+    return "; ".join(told) or "no images that Pillow knows"
+
+
+def kind_of(path: Path) -> str:
+    """Format and mode from an image's header, with what may surprise; "" for what Pillow does not know."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                frames, form = getattr(image, "n_frames", 1), str(image.format)
+                named = Image.registered_extensions().get(path.suffix.lower(), form)
+                odd = [f"called {path.suffix}"] if named != form else []
+                odd += [f"{frames} frames, of which the first is read"] if frames > 1 else []
+                return " ".join([form, image.mode, *([f"({', '.join(odd)})"] if odd else [])])
+    except (*PILLOW_ERRORS, Image.DecompressionBombError):
+        return ""
+
+
+def columns_beside_the_image_fit(context: Context) -> str:
+    """The columns of the adapter's `table` are in both frames, and test's cells can be told by what train's say."""
+    columns = learn_columns(context.train, context.competition.table)
+    for frame in (context.train, context.test):
+        table_of(frame, columns)
+    return f"{table_width(columns)} numbers"
 
 
 def a_sample_of_files_can_be_read(context: Context) -> str:
@@ -530,6 +578,8 @@ CHECKS: tuple[Callable[[Context], str | None], ...] = (
     training_ids_are_unique_text,
     test_ids_are_unique_text,
     files_are_there,
+    kinds_of_images_are_told,
+    columns_beside_the_image_fit,
     a_sample_of_files_can_be_read,
     read_is_deterministic,
     labels_can_be_learned,

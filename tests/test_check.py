@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from kit import load_competition, scaffold
 from kit.check import Result, run_checks
@@ -282,3 +283,37 @@ def test_a_misspelt_recipe_field_names_the_nearest(home: Path) -> None:
     """recipes_load_quietly passes the recipe's own error on."""
     (home / "competitions/leaves/recipes.py").write_text("from kit.training import Recipe\na = Recipe(epoch=10)\n")
     assert "did you mean 'epochs'?" in failed(home)["recipes_load_quietly"]
+
+
+def test_unusual_images_are_told_and_not_failed(home: Path) -> None:
+    """Kinds of images by train and test, a wrong extension, several frames, and files that no row lists: remarks."""
+    data = home / "competitions/leaves/data"
+    first, second, third = sorted((data / "train_images").iterdir())[:3]
+    Image.new("L", (9, 9)).save(first, "JPEG")
+    Image.new("RGB", (9, 9)).save(second, "PNG")
+    Image.new("RGB", (9, 9)).save(third, "GIF", save_all=True, append_images=[Image.new("RGB", (9, 9), "red")])
+    (data / "train_images" / "stray.jpg").write_bytes(first.read_bytes())
+    found = results(home)
+    assert all(result.ok for result in found.values())
+    said = found["kinds_of_images_are_told"].message
+    assert "train: 57 JPEG RGB" in said and "test: 9 JPEG RGB" in said
+    assert "1 JPEG L" in said and "1 PNG RGB (called .jpg)" in said
+    assert "(called .jpg, 2 frames, of which the first is read)" in said
+    assert "1 beside them without a row: 'train_images/stray.jpg'" in found["files_are_there"].message
+
+
+@pytest.mark.parametrize(("columns", "words"), [('("agee",)', "did you mean 'age'"), ('("age", "site")', "'site'")])
+def test_columns_beside_the_image_must_be_in_both_frames(home: Path, columns: str, words: str) -> None:
+    """A misspelt column, and one that only train has, fail before anything is trained."""
+    plant(
+        home,
+        f"""table = {columns}
+
+def train_frame(self, data):
+    return super().train_frame(data).assign(age="7", site="arm")
+
+def test_frame(self, data):
+    return super().test_frame(data).assign(age="8")
+""",
+    )
+    assert words in failed(home)["columns_beside_the_image_fit"]

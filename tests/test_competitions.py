@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ EVERY = pytest.mark.parametrize("name", sorted(WORLDS))
 def test_every_template_has_a_world() -> None:
     """No template goes untested."""
     assert sorted(WORLDS) == kit.list_competitions(CHECKOUT)
+
+
+def test_the_chooser_names_every_template_with_its_metric() -> None:
+    """The table of competitions/README.md and `kit list` agree."""
+    text = (CHECKOUT / "competitions" / "README.md").read_text()
+    rows = dict(re.findall(r"^\| [^|]+ \| `(\w+)` \| ([^|]+) \| [^|]+ \|$", text, re.MULTILINE))
+    assert rows == {name: kit.load_competition(name, CHECKOUT).metric for name in kit.list_competitions(CHECKOUT)}
 
 
 @EVERY

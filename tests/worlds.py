@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from kit import audio
+from kit import audio, rle
 from tests.sounds import tones, write_aiff
 
 
@@ -272,6 +272,101 @@ def rsna_breast(data: Path, patients: int = 24, test: int = 3, seed: int = 0) ->
     pd.DataFrame(breasts).to_csv(data / "sample_submission.csv", index=False)
 
 
+def tgs_salt(data: Path, rows: int = 40, test: int = 7, seed: int = 0) -> None:
+    """Squares of 101 x 101 in which salt is bright, a third of them without any; train/{images,masks}, test/images."""
+    draw = np.random.RandomState(seed)
+    ids = _hex_ids(rows + test, 5, draw)
+    masks = [_blob(101, 101, draw) & (number % 3 > 0) for number in range(rows + test)]
+    images = [_lit(mask, draw) for mask in masks]
+    names = [f"{name}.png" for name in ids]
+    _write_images(data, "train/images", names[:rows], images[:rows])
+    _write_images(data, "train/masks", names[:rows], [mask.astype(np.uint8) * 255 for mask in masks[:rows]])
+    _write_images(data, "test/images", names[rows:], images[rows:])
+    texts = [rle.encode(mask) for mask in masks]
+    pd.DataFrame({"id": ids[:rows], "rle_mask": texts[:rows]}).to_csv(data / "train.csv", index=False)
+    pd.DataFrame({"id": ids, "z": draw.randint(50, 960, rows + test)}).to_csv(data / "depths.csv", index=False)
+    pd.DataFrame({"id": ids[rows:], "rle_mask": "1 1"}).to_csv(data / "sample_submission.csv", index=False)
+
+
+def hubmap_kidney(data: Path, rows: int = 8, test: int = 2, seed: int = 0) -> None:
+    """Tall slides of two windows of 2048 pixels, two slides of a patient; every other file stores colours as planes."""
+    import tifffile
+
+    draw = np.random.RandomState(seed)
+    ids, about = _hex_ids(rows + test, 5, draw), []
+    tables: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
+    for number, name in enumerate(ids):
+        folder = "train" if number < rows else "test"
+        mask = np.kron(_blob(70 + number, 12, draw), np.ones((32, 32), bool))
+        image = np.repeat(_lit(mask, draw)[:, :, None], 3, axis=2)
+        (data / folder).mkdir(parents=True, exist_ok=True)
+        planes = image.transpose(2, 0, 1)[None, None] if number % 2 else image
+        tifffile.imwrite(data / folder / f"{name}.tiff", planes, photometric="minisblack" if number % 2 else "rgb")
+        for part in ("", "-anatomical-structure"):
+            (data / folder / f"{name}{part}.json").write_text("[]")
+        tables[folder].append({"id": name, "encoding": rle.encode(mask)})
+        size = {"width_pixels": mask.shape[1], "height_pixels": mask.shape[0]}
+        about.append({"image_file": f"{name}.tiff", **size, "patient_number": 60000 + number // 2})
+    pd.DataFrame(tables["train"]).to_csv(data / "train.csv", index=False)
+    pd.DataFrame(about[:rows]).to_csv(data / "HuBMAP-20-dataset_information.csv", index=False)
+    hidden = pd.DataFrame(tables["test"])[["id"]]
+    hidden.assign(predicted="").to_csv(data / "sample_submission.csv", index=False)
+
+
+def uw_madison(data: Path, cases: int = 6, test: int = 2, seed: int = 0) -> None:
+    """16-bit slices of two sizes, of which the outer hold no organ; ids such as case7_day0_slice_0001."""
+    draw = np.random.RandomState(seed)
+    organs, tables = ["large_bowel", "small_bowel", "stomach"], {"train": [], "test": []}
+    for at, case in enumerate(draw.permutation(150)[: cases + test]):
+        folder = "train" if at < cases else "test"
+        height, width = (60, 48) if at % 2 else (44, 44)
+        for day in (0, 21):
+            scans = data / folder / f"case{case}" / f"case{case}_day{day}" / "scans"
+            scans.mkdir(parents=True)
+            blobs = {organ: _blob(height, width, draw) for organ in organs}
+            for number in range(1, 7):
+                masks = {organ: mask & (1 < number < 6) for organ, mask in blobs.items()}
+                image = _lit(np.any(list(masks.values()), axis=0), draw).astype(np.uint16) * 60
+                Image.fromarray(image).save(scans / f"slice_{number:04d}_{width}_{height}_1.50_1.50.png")
+                name = f"case{case}_day{day}_slice_{number:04d}"
+                texts = {organ: rle.encode(mask, "rows") for organ, mask in masks.items()}
+                tables[folder] += [{"id": name, "class": organ, "segmentation": texts[organ]} for organ in organs]
+    pd.DataFrame(tables["train"]).to_csv(data / "train.csv", index=False)
+    hidden = pd.DataFrame(tables["test"]).rename(columns={"segmentation": "predicted"})
+    hidden[["id", "class"]].to_csv(data / "test.csv", index=False)
+    hidden.assign(predicted="").to_csv(data / "sample_submission.csv", index=False)
+
+
+def denoising_dirty_documents(data: Path, rows: int = 16, test: int = 3, seed: int = 0) -> None:
+    """Pages of two sizes, larger than a window; a page comes back under other stains, so clean files repeat."""
+    draw = np.random.RandomState(seed)
+    text = [255 - 200 * _blob(288, 270, draw).astype(np.uint8)[: 258 + 30 * (at % 2)] for at in range(rows // 2 + test)]
+    numbers, ids = draw.permutation(400)[: rows + test], []
+    for at, number in enumerate(numbers):
+        folder = "train" if at < rows else "test"
+        clean = text[at % (rows // 2)] if at < rows else text[at - rows // 2]
+        dirty = np.minimum(clean, draw.randint(90, 255) + np.zeros_like(clean, dtype=int))
+        _write_images(data, folder, [f"{number}.png"], [dirty.astype(np.uint8)])
+        if folder == "train":
+            _write_images(data, "train_cleaned", [f"{number}.png"], [clean])
+        else:
+            ids += [f"{number}_{y + 1}_{x + 1}" for x in range(clean.shape[1]) for y in range(clean.shape[0])]
+    pd.DataFrame({"id": ids, "value": 1}).to_csv(data / "sampleSubmission.csv", index=False)
+
+
+def _blob(height: int, width: int, draw: np.random.RandomState) -> np.ndarray:
+    """H x W bool: one rectangle."""
+    mask = np.zeros((height, width), bool)
+    top, left = draw.randint(1, height // 2), draw.randint(1, width // 2)
+    mask[top : top + height // 3, left : left + width // 3] = True
+    return mask
+
+
+def _lit(mask: np.ndarray, draw: np.random.RandomState) -> np.ndarray:
+    """H x W uint8: the mask bright, the rest dark, with noise."""
+    return (mask * 120 + draw.randint(20, 90, mask.shape)).astype(np.uint8)
+
+
 def _hex_ids(count: int, size: int, draw: np.random.RandomState) -> np.ndarray:
     """Ids of 2 x `size` hex digits; a few are digits alone, or digits with an e, which are no numbers."""
     ids = [draw.bytes(size).hex() for _ in range(count)]
@@ -414,11 +509,13 @@ WORLDS: dict[str, Callable[..., None]] = {
     "aptos": aptos,
     "birdclef": birdclef,
     "cassava": cassava,
+    "denoising_dirty_documents": denoising_dirty_documents,
     "digits": partial(digits, rows=100),
     "dog_breed": dog_breed,
     "dogs_vs_cats": dogs_vs_cats,
     "histopathologic": histopathologic,
     "hotel_id": hotel_id,
+    "hubmap_kidney": hubmap_kidney,
     "leaf_classification": leaf_classification,
     "mlsp_birds": mlsp_birds,
     "pawpularity": pawpularity,
@@ -428,6 +525,8 @@ WORLDS: dict[str, Callable[..., None]] = {
     "right_whale": right_whale,
     "rsna_breast": rsna_breast,
     "siim_melanoma": siim_melanoma,
+    "tgs_salt": tgs_salt,
+    "uw_madison": uw_madison,
     "whale_categorization": whale_categorization,
 }
 """Each template on a tiny copy of its host's files."""

@@ -72,6 +72,13 @@ def read_gray16(data: Path, name: str, scale: int) -> np.ndarray:
     return ((values * 65535 + scale // 2) // scale).astype(np.uint16)
 
 
+def size_of(data: Path, name: str) -> tuple[int, int]:
+    """Height and width of the image `data/name` as it is read, from its header alone. Raises ImageError."""
+    with _opened(data / name) as image:
+        turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations that lie on their side
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """An image by Pillow; whatever goes wrong while it is open becomes an ImageError."""

@@ -179,3 +179,33 @@ def test_files_are_rows_by_name_without_suffix(tmp_path):
         (tmp_path / "test" / name).touch()
     frame = files_frame(tmp_path, "test", [".jpg"])
     assert frame.to_dict("list") == {"sample_id": ["007", "1.2.840"], "path": ["test/007.JPG", "test/1.2.840.jpg"]}
+
+
+@pytest.mark.parametrize(
+    "cell", ["007", "1e5", "True", "18446744073709551617", "-0", "1.10", "NA", "None", "null", "nan", " x ", "ä"]
+)
+def test_cells_go_into_a_table_as_they_came_out(tmp_path, cell):
+    """Ids and labels that look like numbers, truth values or nothing come back byte for byte, beside a blank cell."""
+    content = f"id,label\n{cell},{cell}\nother,\n".encode()
+    assert read_table(table(tmp_path, content)).to_csv(index=False, lineterminator="\n").encode() == content
+
+
+def test_old_line_ends_and_wide_letters(tmp_path):
+    """Lone carriage returns end lines; UTF-16 is refused, as what it is not."""
+    assert read_table(table(tmp_path, b"id,label\rx,1\ry,2\r"))["label"].tolist() == ["1", "2"]
+    with pytest.raises(DataError, match="UTF-8"):
+        read_table(table(tmp_path, "id,label\nx,1\n".encode("utf-16")))
+
+
+@pytest.mark.parametrize("header", ["id,Label", "id, label", "id,label "])
+def test_a_column_is_its_exact_name(tmp_path, header):
+    """Another case or a blank is another column; the error lists what there is."""
+    with pytest.raises(DataError) as caught:
+        read_table(table(tmp_path, f"{header}\nx,1\n"), ["label"])
+    assert repr(header.split(",")[1]) in str(caught.value)
+
+
+def test_a_trailing_comma_shifts_nothing(tmp_path):
+    """A comma too many is refused with its line: pandas would take the ids for an index."""
+    with pytest.raises(DataError, match="line 2 has 3"):
+        read_table(table(tmp_path, "id,label\nx,1,\n"))

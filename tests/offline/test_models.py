@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from kit.offline.contract import Competition
 from kit.offline.errors import RecipeError, WeightsError
 from kit.offline.models import (
+    BAGS,
     ModelSpec,
     build_model,
     create_backbone,
@@ -305,3 +306,85 @@ def test_outputs_that_are_trained_only_are_left_out_in_evaluation():
     assert list(aided.state_dict()) == list(plain.state_dict())
     for model in (aided, copy.deepcopy(aided)):
         assert torch.equal(model.eval()(images), plain.eval()(images)[:, :-2])
+
+
+JOINED = pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext"])
+
+
+@JOINED
+@pytest.mark.parametrize("how", BAGS)
+def test_padding_and_order_change_no_bag(name, how):
+    """A bag says the same alone, padded whatever the padding holds, beside a longer one, and in another order."""
+    torch.manual_seed(0)
+    model = build_model(ModelSpec(name, 3, (32, 32), arguments={"bag": how}, table=2), Plain()).eval()
+    images, table = torch.randn(2, 3, 3, 32, 32), torch.randn(2, 2)
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    with torch.inference_mode():
+        alone = model(images[:1, :2], table=table[:1])
+        padded = model(images, table=table, mask=mask)
+        images[0, 2] = 1e6
+        again = model(images, table=table, mask=mask)
+        turned = model(images[:1, [1, 0]], table=table[:1])
+    assert padded.shape == (2, 3)
+    assert torch.equal(padded, again)
+    torch.testing.assert_close(padded[:1], alone)
+    torch.testing.assert_close(turned, alone)
+
+
+def test_bags_are_pooled_as_they_are_named():
+    """Mean and maximum are those of the images' features, and attention is a weighted mean of them."""
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, 3, 32, 32)
+    for how in BAGS:
+        model = build_model(ModelSpec("test_resnet", 3, (32, 32), arguments={"bag": how}), Plain()).eval()
+        with torch.inference_mode():
+            features = model.backbone(images[0])
+            pooled = model.pooled(images, None)[0]
+        if how == "mean":
+            torch.testing.assert_close(pooled, features.mean(dim=0))
+        elif how == "max":
+            torch.testing.assert_close(pooled, features.amax(dim=0))
+        else:
+            assert (pooled >= features.amin(dim=0) - 1e-5).all()
+            assert (pooled <= features.amax(dim=0) + 1e-5).all()
+    with pytest.raises(RecipeError, match="did you mean 'mean'"):
+        build_model(ModelSpec("test_resnet", 3, (32, 32), arguments={"bag": "maen"}), Plain())
+
+
+def test_batch_norm_learns_from_images_and_not_from_padding():
+    """In training the statistics are those of the images that are there."""
+    images = torch.randn(2, 3, 3, 32, 32)
+    mask = torch.tensor([[True, False, False], [True, True, True]])
+    seen = []
+    for filler in (0.0, 1e3):
+        torch.manual_seed(0)
+        model = build_model(ModelSpec("test_resnet", 3, (32, 32), arguments={"bag": "mean"}), Plain()).train()
+        model(torch.where(mask[:, :, None, None, None], images, filler), mask=mask)
+        seen.append({name: value for name, value in model.state_dict().items() if "running" in name})
+    assert same(*seen)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5, 9])
+def test_a_wrapped_network_takes_pretrained_weights(tmp_path, weights, channels):
+    """Beside a table, in a bag and for stacks of channels the backbone is the file's, its first layer timm's of it."""
+    spec = ModelSpec("test_resnet", 3, (32, 32), channels=channels, arguments={"bag": "max"}, table=4)
+    model = build_model(spec, Plain())
+    load_pretrained(model, spec, str(weights), tmp_path)
+    file = saved(weights)
+    loaded = body(model.backbone)
+    adapted = timm.create_model(
+        "test_resnet", in_chans=channels, pretrained=True, pretrained_cfg_overlay={"file": str(weights)}
+    )
+    assert same(loaded, body(adapted))
+    different = {name for name in loaded if not torch.equal(loaded[name], file[name])} if channels == 3 else set()
+    assert not different
+
+
+def test_numbers_reach_the_answer():
+    """Other numbers beside the same image give another answer, and the image still counts."""
+    torch.manual_seed(0)
+    model = build_model(ModelSpec("test_resnet", 3, (32, 32), table=2), Plain()).eval()
+    images = torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        said = [model(image, table=torch.tensor([[x, 0.0]])) for image in (images, -images) for x in (0.0, 2.0)]
+    assert all(not torch.allclose(said[0], other) for other in said[1:])

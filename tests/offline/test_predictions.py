@@ -349,3 +349,11 @@ def test_the_index_of_maps_is_plain_json(tmp_path):
     Loads({"ü/1": 0.0}).maps.save(tmp_path / "oof")
     index = json.loads((tmp_path / "oof" / "index.json").read_text())
     assert index["maps"] == {"ü/1": ["000000.npy", 8, 8]}
+
+
+def test_the_largest_of_a_unit():
+    """Column by column, units in order of appearance, however rows lie."""
+    values = np.array([[0.1, 0.9], [0.5, 0.2], [0.4, 0.3]], np.float32)
+    most = Predictions(np.array(["c", "a", "b"]), values, ("x", "y")).max_by({"a": "v", "b": "u", "c": "v"})
+    assert most.ids.tolist() == ["v", "u"]
+    assert most.values.tolist() == np.array([[0.5, 0.9], [0.4, 0.3]], np.float32).tolist()

@@ -90,3 +90,17 @@ def test_a_seeded_step_mixes_the_same():
 
     assert (mixed(1) == mixed(1)).all()
     assert (mixed(1) != mixed(2)).any()
+
+
+@pytest.mark.parametrize("how", [{"mixup": 0.5}, {"cutmix": 1.0}])
+def test_numbers_are_mixed_as_targets_are_and_masks_joined(how):
+    """What goes beside the images shares their draw: a table equal to the targets stays equal, a bag is the longer."""
+    mix = batch_mix(Recipe(**how), "cpu")
+    torch.manual_seed(1)
+    targets = torch.eye(4)
+    mask = torch.tensor([[True, True], [True, False], [True, False], [True, False]])
+    beside = {"table": targets.clone(), "mask": mask}
+    _, mixed, _ = mix(torch.randn(4, 2, 3, 16, 16), targets, torch.ones(4), beside)
+    assert not torch.equal(mixed, targets)
+    torch.testing.assert_close(beside["table"], mixed)
+    assert beside["mask"][:, 1].tolist() == [True, False, False, True]

@@ -98,3 +98,20 @@ def test_an_unknown_optimizer_names_the_nearest():
     """A misspelt optimizer is an error that tells which one may be meant."""
     with pytest.raises(RecipeError, match="did you mean 'adamw'"):
         make_optimizer(Recipe(optimizer="adamww"), model())
+
+
+def test_what_a_wrapper_adds_learns_at_the_full_rate():
+    """Around a backbone, layers decay inside alone; biases and norms are spared, and the head's scale takes all new."""
+    from kit.offline.models import Joined, ModelSpec
+
+    network = Joined(ModelSpec("test_vit", 3, (32, 32), arguments={"bag": "attention"}, table=4))
+    found = rates(Recipe(layer_decay=0.5, warmup_epochs=0), 3, network)
+    assert found["head.weight"] == found["attention.say.weight"] == found["table.0.weight"] == max(found.values())
+    assert found["backbone.patch_embed.proj.weight"] < found["backbone.blocks.5.mlp.fc1.weight"] <= max(found.values())
+    groups = parameter_groups(Recipe(head_lr_scale=10), network)
+    scale = {id(one): group.get("lr_scale", 1.0) for group in groups for one in group["params"]}
+    decay = {id(one): group["weight_decay"] for group in groups for one in group["params"]}
+    assert len(scale) == len(list(network.parameters()))
+    for name, one in network.named_parameters():
+        assert scale[id(one)] == (1.0 if name.startswith("backbone.") else 10.0), name
+        assert (decay[id(one)] == 0) == (one.ndim <= 1 or "pos_embed" in name or "cls_token" in name), name
