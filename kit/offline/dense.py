@@ -215,7 +215,7 @@ class ImageToImage(Task):
         return outputs.float().clamp(0, 1)
 
     def truth(self, units: pd.DataFrame, learned: Learned, gallery: Gallery | None = None) -> pd.DataFrame:
-        return self._answers([self.read_target(row) for row in units[[self.column]].to_dict("records")], units.index)
+        return self._answers([self.read_target({self.column: name}) for name in units[self.column]], units.index)
 
     def constant(self, first: pd.DataFrame, units: pd.DataFrame, learned: Learned) -> pd.DataFrame:
         """White images of each unit's `height` and `width`."""

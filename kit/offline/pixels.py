@@ -45,7 +45,7 @@ def read_rgb(data: Path, name: str) -> np.ndarray:
     """
     path = data / name
     with _opened(path) as image:
-        if image.mode in MODES_16_BIT or any(RAW_16_BIT.match(str(tile[3])) for tile in image.tile):
+        if image.mode in MODES_16_BIT or any(RAW_16_BIT.match(str(tile[3])) for tile in getattr(image, "tile", ())):
             raise _bad(
                 path,
                 f"a 16-bit or float image (mode {image.mode})",

@@ -88,7 +88,8 @@ class Tiles:
     def _stitcher(self, rows: pd.DataFrame, predictions: Maps) -> Callable[[], Map]:
         def load() -> Map:
             height, width = int(rows["height"].iloc[0]), int(rows["width"].iloc[0])
-            total = count = np.empty(0)
+            total: np.ndarray = np.empty(0)
+            count: np.ndarray = np.empty(0)
             for sample, top, left in zip(rows["sample_id"], rows["top"], rows["left"], strict=True):
                 tile = predictions.read(sample)
                 if not len(total):
