@@ -338,9 +338,9 @@ def uw_madison(data: Path, cases: int = 6, test: int = 2, seed: int = 0) -> None
 
 
 def denoising_dirty_documents(data: Path, rows: int = 16, test: int = 3, seed: int = 0) -> None:
-    """Pages of two sizes, larger than a window; a page comes back under other stains, so clean files repeat."""
+    """Pages of two sizes; a page comes back under other stains, so clean files repeat."""
     draw = np.random.RandomState(seed)
-    text = [255 - 200 * _blob(288, 270, draw).astype(np.uint8)[: 258 + 30 * (at % 2)] for at in range(rows // 2 + test)]
+    text = [255 - 200 * _blob(64, 60, draw).astype(np.uint8)[: 52 + 12 * (at % 2)] for at in range(rows // 2 + test)]
     numbers, ids = draw.permutation(400)[: rows + test], []
     for at, number in enumerate(numbers):
         folder = "train" if at < rows else "test"
