@@ -315,7 +315,7 @@ def test_a_misspelt_setting_names_the_nearest():
 
 
 def test_evaluation_stands_still_and_training_moves():
-    """Without rng: the window asked for or the middle one, always the same. With it: another draw by draw, by its seed."""
+    """Without rng: the window asked for or the middle one, always the same. With it: another, by its seed."""
     sound = noise(16000)
     assert np.array_equal(SOUND.picture(sound), SOUND.picture(sound, start=6000 / RATE))
     assert not np.array_equal(SOUND.picture(sound), SOUND.picture(sound, start=0.0))
