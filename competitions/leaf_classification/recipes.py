@@ -3,7 +3,7 @@
     kit train leaf_classification baseline
 
 Nothing here was measured on the competition's data. Under a thousand silhouettes at 224 px: ConvNeXt-T takes 4.5 GMACs
-an image, so `baseline` costs about 3 PFLOP over five folds, minutes on any GPU. The numbers alone are known to tell
+an image, so `baseline` costs about 4 PFLOP over five folds, minutes on any GPU. The numbers alone are known to tell
 most species apart; the image settles the rest. Leaves lie in every direction and have no colour: turns and mirrors, no
 colour jitter. Log loss punishes a sure mistake most: little label smoothing, and blend before you sharpen.
 """

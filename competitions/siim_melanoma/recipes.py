@@ -3,8 +3,8 @@
     kit train siim_melanoma baseline
 
 Nothing here was measured on the competition's data. Reckoned from operation counts: ConvNeXt-T at 384 px takes 13 GMACs
-an image, so `baseline` costs about 100 PFLOP an epoch over the 33,000 photographs of five folds, ten hours where a
-device sustains 20 TFLOP/s; begin with `--fold 0`. The first place blended eighteen networks by rank (`kit blend
+an image, so `baseline` costs about 80 PFLOP over five folds of 33,000 photographs (a count from memory), a bit over an
+hour where a device sustains 20 TFLOP/s. The first place blended eighteen networks by rank (`kit blend
 --method rank`) and found several sizes worth it. With one positive in fifty, a fold's score wavers with a few moles.
 """
 

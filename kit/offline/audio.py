@@ -24,7 +24,7 @@ from kit.offline.errors import AudioError, RecipeError, did_you_mean
 
 INT16 = 32768
 """Full scale of 16-bit samples."""
-SILENCE = 1e-10
+SILENCE = 1e-16
 """Power under which a sound is silent, so that its decibels are finite."""
 FAINT = -80.0
 """Decibels of the loudest cell under which a window shows as dark as it is: silence is black, not white."""

@@ -117,7 +117,7 @@ class Similarities(Predictions):
         """Rows by `columns`, float32: NaN for labels that this table does not know."""
         values, place = self.values[rows], pd.Index(list(columns)).get_indexer(pd.Index(list(self.columns)))
         dense = np.full((len(values), len(columns)), np.nan, np.float32)
-        dense[:, place] = values[:, -1:]
+        dense[:, place] = np.nextafter(values[:, -1:], np.float32(-2))  # just below, so that what is kept comes first
         np.put_along_axis(dense, place[self.codes[rows]], values, axis=1)
         return dense
 
