@@ -52,3 +52,29 @@ def test_texts_that_are_no_mask_of_this_image_are_refused(text):
     with pytest.raises(DataError) as caught:
         rle.decode(text, 2, 3)
     assert text[:20] in caught.value.found
+
+
+@pytest.mark.parametrize(
+    ("mask", "text"), [([[1, 1, 0], [0, 0, 1]], "1 2 6 1"), ([[0, 0, 1], [1, 0, 0]], "3 2"), ([[0, 0, 0]] * 2, "")]
+)
+def test_hosts_that_number_along_rows(mask, text):
+    """Masks of 2 x 3 drawn by hand, along the rows; down the columns they are the turned mask's."""
+    mask = np.array(mask, bool)
+    assert rle.encode(mask, "rows") == rle.encode(mask.T) == text
+    assert (rle.decode(text, 2, 3, "rows") == mask).all()
+
+
+@pytest.mark.parametrize("order", ["columns", "rows"])
+def test_points_lie_inside_and_cover_the_mask(order):
+    """As many points as pixels are just those pixels; fewer are pixels of the mask; an empty mask has none."""
+    mask = np.random.default_rng(0).random((13, 8)) < 0.3
+    text = rle.encode(mask, order)
+    assert sorted(map(tuple, rle.points(text, 13, 8, 1000, order))) == sorted(map(tuple, np.argwhere(mask)))
+    some = rle.points(text, 13, 8, 5, order)
+    assert len(some) == 5 and mask[some[:, 0], some[:, 1]].all()
+    assert rle.points("", 13, 8, 5, order).shape == (0, 2)
+
+
+def test_runs_are_numbers_of_pixels():
+    """Starts from 0 and lengths, in the text's order, without painting a mask of any size."""
+    assert rle.runs("3 2 1 1", 10**12).tolist() == [[2, 2], [0, 1]]

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kit import Competition, Multiclass
+from kit import Competition, Multiclass, Segmentation, rle
 from kit.offline.batches import FileSources, RowsOf, source_of
 from kit.offline.errors import DataError, RunError
 from kit.offline.pixels import Preparation
@@ -270,3 +270,36 @@ def test_two_processes_write_it_once(tmp_path):
         child.communicate(timeout=60)
     assert [child.returncode for child in both] == [0, 0]
     assert sorted((tmp_path / "reads.txt").read_text().split()) == sorted(f"s{number}" for number in range(60))
+
+
+class Masks(Arrays):
+    """Sources with a mask each, in the column `mask`; counts what is painted."""
+
+    task = Segmentation(["mask"])
+
+    def read_target(self, row, data, how):
+        self.seen[f"mask of {source_of(row)}"] += 1
+        return super().read_target(row, data, how)
+
+
+def test_targets_are_cached_beside_their_sources(tmp_path):
+    """A mask is painted once for all rows of its source, stays apart from the source, and is as it was."""
+    masks = {name: np.random.default_rng(at).random((6, 9)) < 0.4 for at, name in enumerate(("z", "00", "a"))}
+    competition = Masks({name: np.zeros((6, 9), np.uint8) for name in masks})
+    rows = [{"sample_id": f"{name}{tile}", "source": name} for name in masks for tile in (0, 1)]
+    frame = pd.DataFrame(rows)
+    frame = frame.assign(height=6, width=9, mask=[rle.encode(masks[name]) for name in frame["source"]])
+
+    def opened(of, what, keep="raw"):
+        return cached_sources(competition, of, tmp_path, PREPARATION, tmp_path / "cache", keep, quiet, what)
+
+    sources, targets = opened(frame, "read"), opened(frame, "read_target")
+    again, row = opened(frame, "read_target"), RowsOf(frame)
+    for at in range(len(frame)):
+        assert (targets(row(at))[:, :, 0] == masks[row(at)["source"]]).all() and not sources(row(at)).any()
+    assert again.path == targets.path != sources.path
+    assert set(competition.seen.values()) == {1}
+    corrected = frame.assign(mask=frame["mask"].where(frame["source"] != "a", "1 1"))
+    assert opened(corrected, "read").path == sources.path
+    assert opened(corrected, "read_target").path != targets.path
+    assert (opened(frame, "read_target", "off")(row(0))[:, :, 0] == masks["z"]).all()

@@ -11,10 +11,11 @@ import torch
 from kit import Competition, Multiclass
 from kit.offline.batches import FileSources
 from kit.offline.pixels import Preparation
+from kit.training import samples
 from kit.training.augment import none, square
 from kit.training.loop import training_loader
 from kit.training.recipe import Recipe
-from kit.training.samples import Steps, TrainingSamples
+from kit.training.samples import Steps, Targets, TrainingSamples
 
 ROWS = 11
 FRAME = pd.DataFrame({"sample_id": [f"{number * 37 % 101:03d}" for number in range(ROWS)], "label": "x"})
@@ -180,3 +181,23 @@ def test_steps_can_begin_anywhere():
         assert list(steps) == whole[first:]
     steps.epoch, steps.first = 4, 0
     assert [[at for at, _, _ in batch] for batch in steps] != [[at for at, _, _ in batch] for batch in whole]
+
+
+def test_targets_are_those_of_the_rows_asked_for(monkeypatch) -> None:
+    """Kept without zeros and made in pieces, targets are the task's own, whichever rows a batch asks for."""
+    monkeypatch.setattr(samples, "TARGET_ROWS", 4)
+    labels = [str(at * 7 % 5) for at in range(11)]
+    frame = pd.DataFrame({"sample_id": [f"{at:03d}" for at in range(11)], "label": labels})
+    task = Multiclass("label")
+    learned = task.learn(frame)
+    whole, picked = torch.from_numpy(task.targets(frame, learned)), torch.tensor([10, 0, 4, 4])
+    found = Targets(task, frame, learned)[picked]
+    assert found.dtype == torch.float32 and torch.equal(found, whole[picked])
+    assert Targets(task, frame.head(0), learned).rows.shape == (0, 0)
+
+
+def test_targets_of_thousands_of_labels_stay_small() -> None:
+    """One number a row is kept, not one a label."""
+    frame = pd.DataFrame({"sample_id": [f"{at}" for at in range(3000)], "label": [f"h{at // 2}" for at in range(3000)]})
+    task = Multiclass("label")
+    assert Targets(task, frame, task.learn(frame)).rows.nnz == 3000
