@@ -102,8 +102,9 @@ def _tell(runs: list[Run], held_back: float, units: int, seconds: dict[str, floa
         table.add_row(f"{run.name}: folds", folds)
         table.add_row(f"{run.name}: pooled OOF", f"{score['pooled']:.4f}")
         table.add_row(f"{run.name}: cross-fitted", f"{score['cross_fitted']:.4f}")
-    error = (held_back * (1 - held_back) / units) ** 0.5
-    table.add_row("held-back labels", f"{held_back:.4f} +- {error:.4f} (one standard error, {units} rows)")
+    expected = runs[-1].read("score.json")["pooled"]
+    error = (expected * (1 - expected) / units) ** 0.5
+    table.add_row("held-back labels", f"{held_back:.4f} (OOF promised {expected:.4f} +- {error:.4f}, one standard error)")
     for stage, taken in seconds.items():
         table.add_row(f"seconds: {stage}", f"{taken:.1f}")
     table.add_row("seconds: all", f"{sum(seconds.values()):.1f}")
