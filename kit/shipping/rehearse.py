@@ -94,6 +94,11 @@ class Report:
     minutes_allowed: int
     seconds: float
 
+    @property
+    def submission(self) -> Path:
+        """What the notebook wrote for the given test set."""
+        return Path(self.folder) / self.runs[0].submission
+
     def to_json(self) -> dict[str, Any]:
         """Plain types."""
         return asdict(self)
