@@ -31,7 +31,7 @@ from kit.training import Recipe, augment
 resnet = Recipe(
     backbone="test_resnet", pretrained=False, image_size=64, epochs=20, batch_size=32, lr=3e-3, augment=augment.light
 )
-convnext = replace(resnet, backbone="test_convnext")
+byob = replace(resnet, backbone="test_byobnet")
 """
 
 
