@@ -248,7 +248,8 @@ def bundle(
     assert competition.folder is not None
     folder = make_bundle(find_run(competition.folder, run), competition, home_folder(home), _numbers(folds))
     size = sum(path.stat().st_size for path in folder.iterdir())
-    print(f"{folder}  {len(list(folder.glob('*.safetensors')))} members, {size / 1e6:.1f} MB")
+    members = [path for path in folder.glob("*.safetensors") if "-gallery-" not in path.name]
+    print(f"{folder}  {len(members)} members, {size / 1e6:.1f} MB")
 
 
 @app.command()
@@ -323,15 +324,15 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: _interrupted(143))
     try:
         app()
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        found = f"{error.strerror} ({error.filename})"
-        _fail(f"expected: free disk\nfound:    {found}\nto do:    free some space and run the same command again")
     except Exception as error:
         from kit.offline.errors import KitError
+        from kit.shipping.predict import as_kit_error
 
-        told = error if isinstance(error, KitError) else _fault_of_adapter(error)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            found = f"{error.strerror} ({error.filename})"
+            _fail(f"expected: free disk\nfound:    {found}\nto do:    free some space and run the same command again")
+        # A loader process tells its fault as the text of a RuntimeError.
+        told = error if isinstance(error, KitError) else as_kit_error(str(error)) or _fault_of_adapter(error)
         if told is None:
             raise
         _fail(str(told))

@@ -29,6 +29,8 @@ from kit.training.recipe import find_recipe
 from kit.training.rundir import Run
 
 RECIPES = ("small", "byob")
+HELD_BACK = "held-back-labels.csv"
+"""The test labels, outside the data folder; where they lie, a walk was begun."""
 
 
 def walk(home: Path | None = None) -> Path:
@@ -42,7 +44,7 @@ def walk(home: Path | None = None) -> Path:
     seconds: dict[str, float] = {}
     with _timed("host files", seconds):
         folder = _fork(home)
-        data, answers = folder / "data", home / "held-back-labels.csv"
+        data, answers = folder / "data", home / HELD_BACK
         write_digits(data, answers)
         competition = load_competition("digits", home)
     with _timed("check", seconds):
@@ -75,6 +77,9 @@ def _fork(home: Path) -> Path:
     """The digits in `home`: forked from the checkout, or as they are where a walk was begun."""
     folder = home / "competitions" / "digits"
     if (folder / "adapter.py").is_file():
+        if not (home / HELD_BACK).is_file():
+            fix = "name another folder with --home: the demo writes its own data there"
+            raise DataError(f"a folder without a competition of your own in {home}", str(folder), fix)
         shutil.rmtree(folder / "data", ignore_errors=True)
         return folder
     return scaffold.new("digits", "digits", "handwritten-digits", home)
@@ -102,7 +107,8 @@ def _tell(runs: list[Run], held_back: float, units: int, seconds: dict[str, floa
         table.add_row(f"{run.name}: cross-fitted", f"{score['cross_fitted']:.4f}")
     expected = runs[-1].read("score.json")["pooled"]
     error = (expected * (1 - expected) / units) ** 0.5
-    table.add_row("held-back labels", f"{held_back:.4f} (OOF promised {expected:.4f} +- {error:.4f}, one standard error)")
+    promised = f"(OOF promised {expected:.4f} +- {error:.4f}, one standard error)"
+    table.add_row("held-back labels", f"{held_back:.4f} {promised}")
     for stage, taken in seconds.items():
         table.add_row(f"seconds: {stage}", f"{taken:.1f}")
     table.add_row("seconds: all", f"{sum(seconds.values()):.1f}")

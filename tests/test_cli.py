@@ -313,3 +313,36 @@ def test_the_real_kaggle_client_starts() -> None:
     kaggle = Path(sys.executable).with_name("kaggle")
     done = subprocess.run([kaggle, "--version"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "2." in done.stdout, done.stderr
+
+
+def test_a_missing_file_in_the_adapter_is_told_with_its_line(kit: Kit, home: Path) -> None:
+    """An adapter that opens a file for itself, which is not there: three lines, no traceback."""
+    adapter = home / "competitions" / "leaves" / "adapter.py"
+    text = adapter.read_text()
+    assert "        table = read_table(" in text
+    opened = '        open(data / "none.csv")\n        table = read_table('
+    adapter.write_text(text.replace("        table = read_table(", opened, 1))
+    said = kit("folds", "leaves")
+    assert said.code == 1
+    assert "none.csv" in said.err and "adapter.py" in said.err and "Traceback" not in said.err
+
+
+def test_a_fault_in_a_loader_process_is_told(kit: Kit, home: Path) -> None:
+    """A damaged image that a worker process meets is named as in this process."""
+    image = sorted((home / "competitions" / "leaves" / "data" / "train_images").iterdir())[3]
+    image.write_bytes(image.read_bytes()[:200])
+    settings = ["cache=off", "workers=1", "pretrained=false", "image_size=32", "backbone=test_resnet", "epochs=1"]
+    said = kit("train", "leaves", "tiny", *(word for one in settings for word in ("--set", one)))
+    assert said.code == 1
+    assert image.name in said.err and "Traceback" not in said.err
+
+
+def test_the_demo_deletes_no_data_of_a_competitor(kit: Kit, home: Path) -> None:
+    """A competition called digits that no demo made keeps its host files."""
+    scaffold.new("digits", "cassava", home=home)
+    kept = home / "competitions" / "digits" / "data" / "train.csv"
+    kept.parent.mkdir()
+    kept.write_text("image_id,label\n")
+    said = kit("demo", "--home", str(home))
+    assert said.code == 1 and "--home" in said.err
+    assert kept.read_text() == "image_id,label\n"

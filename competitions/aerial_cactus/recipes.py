@@ -4,8 +4,7 @@
 
 Nothing here was measured on the competition's data. Tiles are 32 px; they are enlarged because ImageNet networks halve
 their input five times. Reckoned from operation counts, `baseline` costs about a quarter of a PFLOP a fold, so reading
-files is what takes time; `kit bench aerial_cactus baseline` measures it on your machine. All medals stood at an AUC of
-1.0: what is left to gain is in the last few tiles, so look at the worst rows of `kit report`.
+files is what takes time. All medals stood at an AUC of 1.0: what is left to gain is in the last few tiles.
 """
 
 from dataclasses import replace

@@ -5,7 +5,7 @@
 Nothing here was measured on the competition's data. The settings are those that the third place reports
 (EfficientViT-B1 at 288 px, AdamW 3e-3, mixup). Reckoned: 0.9 GMACs an image, so `baseline` costs about 4 PFLOP per
 10,000 recordings over five folds; a recording takes 1 MB of cache (15 seconds), and drawing its picture, some
-milliseconds of a core each time, is what takes hours: `kit bench birdclef baseline` measures both on your machine.
+milliseconds of a core each time, is what takes hours.
 The rerun has two hours and no GPU for some 1,100 soundscapes of 48 windows: 53,000 forward passes a member, and the
 decoding of 73 hours of OGG. `kit rehearse` tells what a bundle takes; expect room for one to three folds
 (`kit bundle birdclef RUN --folds 0,1`). What won beyond this is learning from unlabeled_soundscapes.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kit import Binary, Competition, Folds, frames, metrics, read_table
+from kit import Binary, Competition, Folds, Rules, frames, metrics, read_table
 
 
 class Adapter(Competition):
@@ -19,7 +19,7 @@ class Adapter(Competition):
     folds = Folds(5, stratify="label", group=None)
     metric = "area under the ROC curve"
     greater_is_better = True
-    # Rules are the kit's defaults; read the host's before you submit.
+    rules = Rules(kind="csv")
 
     def train_frame(self, data: Path) -> pd.DataFrame:
         table = read_table(data / "train_labels.csv", ["id", "label"])

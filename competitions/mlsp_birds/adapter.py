@@ -18,7 +18,7 @@ LABELS, FILES, SPLIT = (
 class Adapter(Competition):
     slug = "mlsp-2013-birds"
     task = Multilabel("species", answer="word_probability", classes=[str(number) for number in range(19)], none="")
-    # Recordings of one site and day share birds and weather; the host's split is random over recordings.
+    # Recordings of one site and day share birds and weather; "host" is random over recordings.
     folds = {"sites": Folds(5, group="site_day"), "host": Folds(5, group=None)}
     metric = "ROC area, pooled"
     greater_is_better = True

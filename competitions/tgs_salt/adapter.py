@@ -1,6 +1,8 @@
 """TGS Salt Identification Challenge: where is salt in seismic images of 101 x 101; mean over IoU thresholds.
 
 Host page: https://www.kaggle.com/competitions/tgs-salt-identification-challenge
+An empty answer to a mask scores nothing here; MLE-bench's grader gives it the mask's share of the image as IoU. Its
+depths.csv lacks the test images, so the depth cannot go beside the image.
 """
 
 from pathlib import Path

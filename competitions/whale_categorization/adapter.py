@@ -14,7 +14,7 @@ class Adapter(Competition):
     slug = "whale-categorization-playground"
     task = Retrieval("Id", answers=5, unknown="new_whale")
     # Whales seen once are held out like all others: to that fold's gallery they are new, as some test whales are.
-    # Photographs are there several times; "copies" keeps those together that are equal to the byte, the host did not.
+    # Photographs are there several times; "copies" keeps those together that are equal to the byte.
     folds = {"copies": Folds(5, stratify="Id", group="copy_of"), "host": Folds(5, stratify="Id", group=None)}
     metric = "MAP@5"
     greater_is_better = True

@@ -34,7 +34,9 @@ def _learned(frame: pd.DataFrame, name: str) -> Column:
         values = numbers(given, name, "the training frame")
         median = float(values.median()) if len(values) else 0.0
         filled = np.append(values, [median] * (len(frame) - len(values)))
-        return {"column": name, "median": median, "mean": float(filled.mean()), "std": float(filled.std()) or 1.0}
+        mean, std = float(filled.mean()), float(filled.std())
+        constant = std <= 1e-9 * abs(mean)  # three times 0.1 has a deviation of 1e-17, which would blow up 0.2
+        return {"column": name, "median": median, "mean": mean, "std": 1.0 if constant else std}
     words = sorted(set(given[name].astype(str)))
     if len(words) > MAX_VALUES:
         raise DataError(

@@ -160,11 +160,13 @@ class Competition:
         `test.csv` (if the host has one) gets its columns from `rows`, and the sample submission a constant line per
         unit.
         """
+        from kit.offline.places import inside
+
         host = self.test_frame(data)
         if "path" in host.columns:
             for path, place in _test_places(list(rows["path"]), list(host["path"])).items():
-                (out / place).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(data / path, out / place)
+                inside(out, place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(inside(data, path), inside(out, place))
             if len(host):  # an empty test set has its folder too
                 (out / os.path.commonpath([Path(path).parent for path in host["path"]])).mkdir(
                     parents=True, exist_ok=True

@@ -62,8 +62,9 @@ def _decoded(path: Path) -> tuple[Any, np.ndarray]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd headers are common and harmless; pixels are checked here
             file = dcmread(path)
-            if int(file.Rows) * int(file.Columns) > MAX_PIXELS:
-                found = f"{file.Columns} x {file.Rows} pixels"
+            frames = int(file.get("NumberOfFrames") or 1)
+            if int(file.Rows) * int(file.Columns) * frames > MAX_PIXELS:
+                found = f"{file.Columns} x {file.Rows} pixels, {frames} times"
                 raise _bad(path, f"at most {MAX_PIXELS} pixels", found, "read it with pydicom in the adapter")
             return file, file.pixel_array
     except ImageError:

@@ -101,11 +101,12 @@ def files_frame(data: Path, folder: str, suffixes: Sequence[str]) -> pd.DataFram
 def checked(frame: pd.DataFrame, where: str, columns: Iterable[str] = ()) -> pd.DataFrame:
     """The frame as the kit uses it: unique text `sample_id`, a text `unit_id` (default: the sample), a fresh index.
 
-    Raises DataError for ids that are missing, not text, blank or repeated, and for a missing column.
+    Raises DataError for ids that are missing, not text, blank or repeated, for a missing column, for a `source` that is
+    no text, a `scored` that is not True or False and a `weight` that is no number.
     """
     require_columns(frame, ["sample_id", *columns], where)
     frame = frame.reset_index(drop=True)
-    for column in ("sample_id", "unit_id"):
+    for column in ("sample_id", "unit_id", "source"):
         if column in frame.columns:
             _require_text_ids(frame[column], column, where)
     repeated = frame["sample_id"][frame["sample_id"].duplicated(keep=False)]
@@ -116,6 +117,11 @@ def checked(frame: pd.DataFrame, where: str, columns: Iterable[str] = ()) -> pd.
             f"repeated: {examples(rows)}".replace("'", ""),
             "drop or rename the repeats",
         )
+    if "scored" in frame.columns and frame["scored"].dtype != bool:
+        found = f"{frame['scored'].dtype}, such as {frame['scored'].iloc[0]!r}" if len(frame) else "no row"
+        raise DataError(f"True or False in column 'scored' of {where}", found, 'compare: table["split"] == "test"')
+    if "weight" in frame.columns:
+        frame = frame.assign(weight=numbers(frame, "weight", where))
     if "unit_id" not in frame.columns:
         frame = frame.assign(unit_id=frame["sample_id"])
     return frame

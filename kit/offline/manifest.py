@@ -59,13 +59,18 @@ class Member:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a bundle knows. files: name -> {"sha256", "size"} of every file beside the manifest."""
+    """Everything a bundle knows.
+
+    task: what reads answers off the blended members, with `learned`: a single run's own, else the competition's.
+    files: name -> {"sha256", "size"} of every file beside the manifest.
+    """
 
     bundle: str
     slug: str
     competition: str
     wheel: str
     members: tuple[Member, ...]
+    task: Mapping[str, Any]
     learned: Mapping[str, Any]
     columns: tuple[str, ...]
     score: Mapping[str, Any]

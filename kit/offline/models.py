@@ -242,12 +242,13 @@ def _of_the_head(argument: str, spec: ModelSpec) -> bool:
 
 def require_backbone(name: str) -> str:
     """The timm name, if timm has it; URLs and hub addresses are refused. Raises RecipeError with the nearest name."""
+    plain, _, tag = name.partition(".")
     if not timm.is_model(name):
-        raise RecipeError(
-            f"a timm model named {name!r}",
-            "timm does not have it",
-            did_you_mean(name.split(".")[0], timm.list_models()),
-        )
+        fix = did_you_mean(plain, timm.list_models())
+        raise RecipeError(f"a timm model named {name!r}", "timm does not have it", fix)
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{plain}.*")]
+    if tag and tag not in tags:
+        raise RecipeError(f"pretrained weights {name!r} in timm", f"tags: {', '.join(tags)}", did_you_mean(tag, tags))
     return name
 
 

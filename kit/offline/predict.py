@@ -214,7 +214,7 @@ def predict_bundle(
     """
     bundle = Path(bundle)
     manifest = open_bundle(bundle, manifest_sha256)
-    competition = load_adapter(bundle / manifest.wheel / "competitions" / manifest.competition)
+    competition = competition_in(bundle, manifest)
     data = Path(data) if data is not None else find_competition_data(manifest.slug)
     frame = checked(competition.test_frame(data), "test_frame")
     device = pick_device()
@@ -230,6 +230,12 @@ def predict_bundle(
     write_whole(Path(out).absolute(), table.to_csv(index=False, float_format="%.9g", lineterminator="\n").encode())
     print(f"{len(table)} rows written to {out}", flush=True)
     return table
+
+
+def competition_in(bundle: Path, manifest: Manifest) -> Competition:
+    """The competition out of a bundle's wheel, with the task that reads answers off its members."""
+    competition = load_adapter(bundle / manifest.wheel / "competitions" / manifest.competition)
+    return competition.with_task(task_from(manifest.task, load_module(competition.folder, "adapter")))  # type: ignore[arg-type]
 
 
 def by_source(frame: pd.DataFrame) -> pd.DataFrame:

@@ -20,8 +20,9 @@ from kit.offline.manifest import FILE, Golden, Manifest, Member, preparation_fro
 from kit.offline.models import build_model, load_weights, pick_device
 from kit.offline.places import competition_folder, home_folder
 from kit.offline.predict import golden_answers
+from kit.offline.tasks import settings_of
 from kit.shipping.wheels import carry, pack
-from kit.training.rundir import Run, competition_of, find_run
+from kit.training.rundir import Run, competition_of, find_run, require_same_code
 
 GOLDEN_SEED = 20260
 GOLDEN_COUNT = 4
@@ -43,7 +44,8 @@ def make_bundle(run: Run, competition: Competition, home: Path, folds: Sequence[
     folds: which folds' models go in (None: all that are done). Raises RunError for a fold that is not done.
     """
     shares = _shares(run, competition_folder(run.record["competition"], home))
-    wanted = sorted(set.intersection(*(set(share.run.folds) for share in shares))) if folds is None else list(folds)
+    done = sorted(set.intersection(*(set(share.run.folds) for share in shares)))
+    wanted = done if folds is None else sorted(set(folds))
     for share in shares:
         if not wanted or set(wanted) - set(share.run.folds):
             raise RunError(
@@ -51,6 +53,11 @@ def make_bundle(run: Run, competition: Competition, home: Path, folds: Sequence[
                 f"done: {share.run.folds}",
                 f"kit train {run.record['competition']} {share.run.record['recipe_name']}, or name others with --folds",
             )
+    for share in shares:
+        require_same_code(share.run, competition_folder(run.record["competition"], home))
+    if run.read("score.json") is None:
+        again = f"kit train {run.record['competition']} {run.record['recipe_name']}, which scores what is done"
+        raise RunError(f"a score of {run.name}", "none yet: its training was stopped", again)
     name = bundle_name(run, None if folds is None else wanted)
     folder = home / "offline_weights" / name
     aside = folder.with_name(f".{name}.making")
@@ -184,6 +191,7 @@ def _finish(
         competition=run.record["competition"],
         wheel=wheel,
         members=tuple(members),
+        task=settings_of(competition_of(run, competition).task),
         learned=run.read("learned.json"),
         columns=tuple(run.record["columns"]),
         score=score,
@@ -198,9 +206,9 @@ def _finish(
     write_whole(folder / FILE, manifest.to_json().encode())
 
 
-def dataset_metadata(name: str, owner: str = "OWNER") -> dict[str, Any]:
+def dataset_metadata(name: str) -> dict[str, Any]:
     """What `kaggle datasets create` reads. Put your user name for OWNER; the licence claims nothing."""
-    return {"id": f"{owner}/{name}", "title": name, "licenses": [{"name": "other"}]}
+    return {"id": f"OWNER/{name}", "title": name, "licenses": [{"name": "other"}]}
 
 
 def _licence(run: Run) -> str:

@@ -12,7 +12,7 @@ from kit.offline.contract import Competition
 from kit.offline.errors import BundleError
 from kit.offline.files import sha256_of, write_json, write_whole
 from kit.offline.manifest import FILE, Manifest, open_bundle
-from kit.offline.places import load_adapter
+from kit.offline.predict import competition_in
 
 TEMPLATE = Path(__file__).parents[2] / "notebooks" / "submit.ipynb"
 
@@ -20,11 +20,6 @@ TEMPLATE = Path(__file__).parents[2] / "notebooks" / "submit.ipynb"
 def notebook_folder(bundle: Path) -> Path:
     """Where a bundle's notebook lies: beside the bundle."""
     return bundle.parent / f"{bundle.name}-notebook"
-
-
-def shipped_competition(bundle: Path, manifest: Manifest) -> Competition:
-    """The competition of the adapter inside the bundle's wheel: the facts that travel, whatever the checkout says."""
-    return load_adapter(bundle / manifest.wheel / "competitions" / manifest.competition)
 
 
 def render_notebook(bundle: Path, owner: str = "OWNER") -> Path:
@@ -35,7 +30,7 @@ def render_notebook(bundle: Path, owner: str = "OWNER") -> Path:
     """
     bundle = Path(bundle).resolve()
     manifest = open_bundle(bundle)
-    competition = shipped_competition(bundle, manifest)
+    competition = competition_in(bundle, manifest)
     if competition.rules.kind == "server":
         raise BundleError(
             "a competition that reads a file",

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kit.offline.errors import BundleError, KitError
+from kit.offline.errors import BundleError, KitError, NotFound
 from kit.offline.manifest import open_bundle
 
 QUIET = {"NO_ALBUMENTATIONS_UPDATE": "1", "HF_HUB_OFFLINE": "1"}
@@ -22,6 +22,8 @@ def predict_at_home(bundle: Path, data: Path, out: Path) -> str:
     """
     bundle, data, out = Path(bundle).resolve(), Path(data).resolve(), Path(out).absolute()
     manifest = open_bundle(bundle)  # before any of its code runs
+    if not out.parent.is_dir():
+        raise NotFound(f"a folder {out.parent} to write {out.name} into", "no such folder", "make it first")
     # Compiled packages are installed here; their wheels are for Kaggle's Python.
     pure = (name for name in manifest.files if name.endswith("-none-any.whl"))
     wheels = sorted(pure, key=lambda name: name != manifest.wheel)

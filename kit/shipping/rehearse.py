@@ -28,9 +28,10 @@ from kit.offline.errors import DataError, KitError, SubmissionError, examples
 from kit.offline.files import sha256_of, write_json, write_whole
 from kit.offline.frames import checked, read_table, units_of
 from kit.offline.manifest import FILE, Manifest, open_bundle
+from kit.offline.predict import competition_in
 from kit.offline.predictions import Gallery
 from kit.shipping import sandbox
-from kit.shipping.notebook import notebook_folder, render_notebook, shipped_competition
+from kit.shipping.notebook import notebook_folder, render_notebook
 from kit.shipping.predict import as_kit_error, last_line, predict_at_home
 from kit.training.fanout import training_frame
 
@@ -122,7 +123,7 @@ def rehearse(
     begun = time.monotonic()
     bundle, data, home = Path(bundle).resolve(), Path(data).resolve(), Path(home).resolve()
     manifest = open_bundle(bundle)
-    competition = shipped_competition(bundle, manifest)
+    competition = competition_in(bundle, manifest)
     folder = notebook_folder(bundle)
     notebook = _current_notebook(bundle, folder)
     kept = folder / "rehearsal"

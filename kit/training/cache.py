@@ -125,17 +125,28 @@ def _key(
     digest = hashlib.sha256(json.dumps(form, sort_keys=True).encode())
     for name, row in rows.items():
         seen = [f"{column}={row[column]}" for column in sorted(set(row) - unseen)]
+        if what == "read_target":
+            seen += [_stat_of_cell(row[column]) for column in competition.task.columns]
         digest.update("\0".join([name, *seen, _stat(data, row)]).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 
 def _stat(data: Path, row: Row) -> str:
     if "path" not in row:
-        return ""
+        return str(data.resolve())  # files that read finds for itself: at least those of another folder are others
     try:
         stat = inside(data, str(row["path"])).stat()
     except FileNotFoundError:
         return "missing"  # reading it raises an error that names it
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def _stat_of_cell(cell: object) -> str:
+    """Size and time of the file that a cell names by its full path, as those of targets do; "" for other cells."""
+    path = Path(str(cell))
+    if not path.is_absolute() or not path.is_file():
+        return ""
+    stat = path.stat()
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
@@ -176,10 +187,10 @@ def _write(
                 dtypes.append(dtype)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except BaseException as error:
+        shutil.rmtree(path)  # what the advice of a damaged image changes is the key: these bytes would stay for ever
+        if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        shutil.rmtree(path)
         found = f"the disk is full after {offsets[-1] / 1e9:.1f} GB"
         raise RunError(f"room for the cache in {path.parent}", found, REMEDY) from None
     index = {"names": list(rows), "offsets": offsets, "shapes": shapes, "dtypes": dtypes, "jpeg": jpeg}

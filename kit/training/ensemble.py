@@ -83,8 +83,9 @@ def _convex(score: Score, members: int, folds: Sequence[int]) -> list[float]:
 def blend_runs(runs: Sequence[Run], competition: Competition, frame: pd.DataFrame, method: str = "climb") -> Run:
     """Blend runs over the folds they share, and keep the result as `runs/blend-<hash>/`.
 
-    Every method's cross-fitted score goes into its record (of maps, that of the mean and of the chosen one): weights and
-    decisions fitted on the other folds, scored on each. Raises RunError where runs stand on other folds, share none or predict other columns.
+    Every method's cross-fitted score goes into its record (of maps, that of the mean and of the chosen one): weights
+    and decisions fitted on the other folds, scored on each. Raises RunError where runs stand on other folds, share none
+    or predict other columns.
     """
     assert competition.folder is not None, "competitions are loaded from a folder"
     if method not in METHODS:
@@ -99,9 +100,9 @@ def blend_runs(runs: Sequence[Run], competition: Competition, frame: pd.DataFram
     if method not in members:
         raise RunError("rank averaging of vectors", "predictions of another kind", "use mean, climb or convex")
     learned = competition.task.learn(frame)
-    # Scoring a blend of maps reads every mask of every member: there the chosen method is compared with the mean alone.
-    compared = members if quantiles is not None else dict.fromkeys(("mean", method), plain)
-    honest = {name: _honest_score(name, compared[name], competition, frame, learned, folds) for name in compared}
+    # A score of maps reads every mask of every member: there the chosen method is compared with the mean alone.
+    compared = dict.fromkeys(("mean", method)) if competition.task.dense else members
+    honest = {name: _honest_score(name, members[name], competition, frame, learned, folds) for name in compared}
     weights = fit_weights(method, _score(members[method], competition, frame, learned), len(runs), folds)
     record = {
         **_shared_record(runs[0]),

@@ -107,7 +107,9 @@ def train_run(
                     say=say,
                 )
             )
-        summarise(run, ground.competition, ground.frame)
+            summarise(run, ground.competition, ground.frame)
+        if run.folds and not (run.folder / "score.json").is_file():
+            summarise(run, ground.competition, ground.frame)
     return run
 
 

@@ -33,12 +33,12 @@ def make_folds(competition: Competition, frame: pd.DataFrame, scheme: str | None
     groups.
     """
     rule = competition.scheme(scheme)
-    frame = frame.sort_values("sample_id", kind="stable")
+    frame = frame.sort_values("sample_id", kind="stable").reset_index(drop=True)
     table = _table(competition, frame, rule)
     units = table[table["scored"]].drop_duplicates("unit_id")
     given = competition.assign_folds(frame)
     if given is not None:
-        of_unit = _assigned(frame, given)
+        of_unit = _assigned(frame, given, rule.n)
     else:
         labels = _labels(frame, rule).reindex(units["unit_id"])
         of_unit = dict(zip(units["unit_id"], _split(rule, units, labels), strict=True))
@@ -49,9 +49,15 @@ def make_folds(competition: Competition, frame: pd.DataFrame, scheme: str | None
     return table
 
 
-def _assigned(frame: pd.DataFrame, given: pd.Series) -> dict[str, int]:
-    """The adapter's fold of each unit. Raises FoldError where the rows of one unit were given several."""
-    folds = pd.DataFrame({"unit": frame["unit_id"].to_numpy(), "fold": np.asarray(given).astype(int)})
+def _assigned(frame: pd.DataFrame, given: pd.Series, count: int) -> dict[str, int]:
+    """The adapter's fold of each unit. Raises FoldError for rows without one and for units with several."""
+    numbers = given.reindex(frame.index) if isinstance(given, pd.Series) else pd.Series(given, index=frame.index)
+    wrong = ~numbers.isin(range(count))
+    if wrong.any():
+        rows = [f"{name}: {fold}" for name, fold in zip(frame["sample_id"][wrong], numbers[wrong], strict=True)]
+        expected = f"a fold of 0 to {count - 1} for each row, by the index of the frame"
+        raise FoldError(expected, examples(rows), "mend assign_folds")
+    folds = pd.DataFrame({"unit": frame["unit_id"], "fold": numbers.astype(int)})
     split_units = folds.groupby("unit")["fold"].nunique().loc[lambda count: count > 1].index.tolist()
     if split_units:
         raise FoldError("one fold for all rows of a unit", f"several: {examples(split_units)}", "mend assign_folds")

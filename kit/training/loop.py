@@ -45,6 +45,7 @@ from kit.offline.models import (
     load_pretrained,
     load_weights,
     pick_device,
+    require_backbone,
 )
 from kit.offline.pixels import Preparation
 from kit.offline.predict import predict_samples
@@ -221,6 +222,7 @@ def train_fold(fold: Fold) -> None:
 def set_up(fold: Fold) -> Setup:
     """Preparation and spec from the recipe, the backbone's config and a first image; sources of all rows, cached."""
     recipe, competition, task = fold.recipe, fold.competition, fold.competition.task
+    require_backbone(recipe.backbone)  # before the cache, which takes minutes
     if len(fold.train) < 2 or not len(fold.held):
         found = f"{len(fold.train)} that train, {len(fold.held)} that score"
         raise RunError(f"at least 2 rows that train and 1 that scores in fold {fold.number}", found, "use fewer folds")

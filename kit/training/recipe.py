@@ -47,7 +47,7 @@ class Recipe:
     read: Mapping[str, Any] = field(default_factory=dict)
     """Settings handed to the adapter's read and cut (mel bands, windows, channels)."""
     task: Task | None = None
-    """Another task over the competition's columns (another loss or head); members still blend."""
+    """Another task over the competition's columns (another loss or head); members with the same outputs blend."""
 
     epochs: Count = 10
     """Passes over the training rows. Long cosine schedules win: train longer before you change the model."""
@@ -78,7 +78,7 @@ class Recipe:
     clip_grad: Positive | None = None
     """Largest global norm of gradients."""
     model: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of the network: timm's create_model, or the head's (pool, decoder, margin)."""
+    """Further arguments of the network: timm's create_model, or the head's (bag, centres, decoder)."""
     drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout before the head."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -99,7 +99,7 @@ class Recipe:
     """Arithmetic of training: auto is bf16 on GPUs that really have it, fp16 on older ones, fp32 on the CPU."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Loader processes; None chooses by the cores."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Changes every draw: initial weights, order, augmentation."""
     keep: Literal["last", "best"] = "last"
     """Which epoch's weights stay. "best" is chosen on the rows that score it, so the score flatters; runs say so."""
@@ -110,6 +110,12 @@ class Recipe:
             view_of(name)
         if not self.tta:
             raise RecipeError("at least one view in tta", "none", 'use tta=("identity",)')
+        for name in ("read", "model"):
+            try:
+                json.dumps(dict(getattr(self, name)))
+            except TypeError as error:
+                fix = "name classes and functions by text, as timm's arguments allow"
+                raise RecipeError(f"plain values in {name}, which run.json keeps", str(error), fix) from None
         if min(self.size) < 8:
             raise RecipeError("an image_size of at least 8 pixels", str(self.image_size), "mend the recipe")
 
@@ -240,7 +246,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Task):
         return settings_of(value)
     if isinstance(value, Callable):  # type: ignore[arg-type]
-        return f"{value.__module__.removeprefix('kit.training.')}.{value.__qualname__}"
+        value = getattr(value, "func", value)  # of a functools.partial
+        named = value if hasattr(value, "__qualname__") else type(value)
+        return f"{named.__module__.removeprefix('kit.training.')}.{named.__qualname__}"
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

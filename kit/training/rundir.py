@@ -108,16 +108,31 @@ def open_run(
 
 def _shaping(folder: Path, recipe: Recipe, folds_sha256: str, learned: Learned) -> dict[str, Any]:
     """All that shapes a run's result, and so its name. Formatting and scoring do not: they are done anew each time."""
-    code = {"adapter.py": code_hash(folder / "adapter.py", without=("submission", "score", "unit_scores"))}
-    code |= {file: code_hash(folder / file) for file in FORKS if (folder / file).is_file()}
     return {
         "recipe": plain(recipe),
         "functions": {name: function_hash(getattr(recipe, name)) for name in FIELDS if callable(getattr(recipe, name))},
         "folds": folds_sha256,
         "learned": learned,
-        "code": code,
+        "code": _code(folder),
         "pretrained": _weights_hash(recipe, folder),
     }
+
+
+def _code(folder: Path) -> dict[str, str]:
+    code = {"adapter.py": code_hash(folder / "adapter.py", without=("submission", "score", "unit_scores"))}
+    return code | {file: code_hash(folder / file) for file in FORKS if (folder / file).is_file()}
+
+
+def require_same_code(run: Run, folder: Path) -> None:
+    """Raise RunError where the code that feeds a run's networks is no longer the code that they were trained with."""
+    now, then = _code(folder), run.record["code"]
+    changed = [file for file in ("adapter.py", "model.py") if now.get(file) != then.get(file)]
+    if changed:
+        raise RunError(
+            f"{' and '.join(changed)} in {folder} as {run.name} was trained with them",
+            "other code (formats, scores and comments aside)",
+            f"put back what {run.folder / 'source'} keeps, or train again",
+        )
 
 
 def _same(run: Run, digest: str) -> Run:

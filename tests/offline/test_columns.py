@@ -81,3 +81,10 @@ def test_cells_that_do_not_fit_are_named():
     many = pd.DataFrame({"sample_id": range(MAX_VALUES + 1), "name": [f"n{n}" for n in range(MAX_VALUES + 1)]})
     with pytest.raises(DataError, match=f"{MAX_VALUES + 1} values"):
         learn_columns(many, ["name"])
+
+
+def test_a_constant_fraction_is_constant_too():
+    """Three times 0.1 has a mean of 0.1 plus 1e-17: that rounding is no deviation to divide by."""
+    frame = TRAIN.assign(same="0.1")
+    columns = learn_columns(frame, ["same"])
+    assert abs(table_of(frame.assign(same="0.2"), columns)).max() <= 1

@@ -209,3 +209,17 @@ def test_a_trailing_comma_shifts_nothing(tmp_path):
     """A comma too many is refused with its line: pandas would take the ids for an index."""
     with pytest.raises(DataError, match="line 2 has 3"):
         read_table(table(tmp_path, "id,label\nx,1,\n"))
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "said"),
+    [
+        ("source", ["s", None, " "], "text in source"),
+        ("scored", ["True", "False", "True"], "True or False in column 'scored'"),
+        ("weight", ["1", "", "2"], "finite number in every row of column 'weight'"),
+    ],
+)
+def test_checked_refuses_cells_that_would_be_misread(column, cells, said):
+    """Rows without a source would share one; the text "False" is true; a weight of nothing makes the loss NaN."""
+    with pytest.raises(DataError, match=said):
+        checked(pd.DataFrame({"sample_id": ["b", "a", "c"], column: cells}), "train_frame")

@@ -38,6 +38,7 @@ def manifest(**changes):
         "competition": "demo",
         "wheel": "kit.whl",
         "members": (member,),
+        "task": {"kind": "Multiclass", "column": "label"},
         "learned": {"classes": ["9", "10"]},
         "columns": ("9", "10"),
         "score": {"oof": 0.5},

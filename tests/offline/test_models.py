@@ -388,3 +388,11 @@ def test_numbers_reach_the_answer():
     with torch.inference_mode():
         said = [model(image, table=torch.tensor([[x, 0.0]])) for image in (images, -images) for x in (0.0, 2.0)]
     assert all(not torch.allclose(said[0], other) for other in said[1:])
+
+
+def test_a_tag_that_timm_lacks_is_told():
+    """Weights by a misspelt tag get the nearest one, before any image is read."""
+    with pytest.raises(RecipeError) as caught:
+        require_backbone("resnet18.a1_in1kk")
+    assert "a1_in1k" in caught.value.fix
+    assert require_backbone("resnet18.a1_in1k") == "resnet18.a1_in1k"

@@ -10,15 +10,19 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from kit import Multiclass
 from kit.offline import manifest as manifests
 from kit.offline.errors import BundleError, RunError
 from kit.offline.files import sha256_of
 from kit.offline.manifest import open_bundle
+from kit.offline.predict import competition_in
+from kit.offline.tasks import settings_of
 from kit.shipping.bundle import bundle_name, find_bundle, make_bundle, write_wheel
 from kit.training.ensemble import blend_runs
 from kit.training.fanout import train_run
@@ -228,3 +232,46 @@ def test_a_bundle_is_found_by_name_and_by_path(world: World) -> None:
     assert find_bundle(str(world.bundle), Path("/nowhere")) == world.bundle.resolve()
     with pytest.raises(BundleError, match=world.bundle.name):
         find_bundle(world.bundle.name[:-1], world.home)
+
+
+def test_a_single_run_ships_with_the_task_that_it_trained(world: World, tmp_path: Path) -> None:
+    """A recipe's own task reads the answers off on Kaggle too, as it did when OOF was scored."""
+    task = Multiclass("kind", classes=["red", "green", "blue"])
+    odd = replace(find_recipe(world.competition.folder, "small"), task=task)  # type: ignore[type-var,arg-type]
+    run = train_run(world.ground, "odd", odd, [0], world.home)
+    try:
+        bundle = make_bundle(run, world.competition, world.home, [0])
+        shipped = [settings_of(competition_in(one, open_bundle(one)).task) for one in (bundle, world.bundle)]
+        assert shipped == [settings_of(task), settings_of(world.competition.task)]
+    finally:
+        shutil.rmtree(run.folder)
+        shutil.rmtree(bundle)
+
+
+def test_a_run_of_other_code_is_not_bundled(world: World) -> None:
+    """Old weights with today's reading would answer to other pixels; golden inputs do not pass `read`."""
+    adapter = world.competition.folder / "adapter.py"  # type: ignore[operator]
+    before = adapter.read_text()
+    try:
+        adapter.write_text(before + "\n\ndef unused():\n    return 1\n")
+        with pytest.raises(RunError, match=r"adapter\.py") as caught:
+            make_bundle(world.run, world.competition, world.home)
+        assert "source" in caught.value.fix
+        adapter.write_text(before + "\n# a comment changes nothing\n")
+        make_bundle(world.run, world.competition, world.home)
+    finally:
+        adapter.write_text(before)
+
+
+def test_a_run_without_a_score_is_not_bundled(world: World) -> None:
+    """Training that was killed before it fitted its decisions has none to ship; the same command makes them."""
+    score = world.run.folder / "score.json"
+    content = score.read_bytes()
+    score.unlink()
+    try:
+        with pytest.raises(RunError, match="a score of"):
+            make_bundle(world.run, world.competition, world.home)
+        train_run(world.ground, "small", find_recipe(world.competition.folder, "small"), home=world.home)  # type: ignore[arg-type]
+        assert score.read_bytes() == content
+    finally:
+        score.write_bytes(content)

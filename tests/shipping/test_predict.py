@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kit.offline.errors import BundleError, ImageError, KitError
+from kit.offline.errors import BundleError, ImageError, KitError, NotFound
 from kit.offline.frames import checked
 from kit.offline.manifest import open_bundle
 from kit.offline.places import load_adapter
@@ -105,3 +105,9 @@ def test_the_last_fault_of_a_text_is_read_back() -> None:
     read = as_kit_error(f"UserWarning: expected: nothing\n  warn()\n{fault}\n")
     assert read is not None and str(read) == str(fault)
     assert as_kit_error("Traceback (most recent call last):\nValueError: no") is None
+
+
+def test_predicting_into_no_folder_fails_at_once(world: World, tmp_path: Path) -> None:
+    """Hours of prediction are not lost for want of a folder."""
+    with pytest.raises(NotFound, match="no such folder"):
+        predict_at_home(world.bundle, world.data, tmp_path / "none" / "submission.csv")

@@ -303,3 +303,27 @@ def test_targets_are_cached_beside_their_sources(tmp_path):
     assert opened(corrected, "read").path == sources.path
     assert opened(corrected, "read_target").path != targets.path
     assert (opened(frame, "read_target", "off")(row(0))[:, :, 0] == masks["z"]).all()
+
+
+def test_targets_in_files_are_read_again_when_they_change(tmp_path):
+    """A clean page that was mended has another cache, though its name stayed."""
+
+    class Pages(Competition):
+        slug, task = "pages", Multiclass("clean")
+
+        def read(self, row, data, how):
+            return np.zeros((4, 4, 3), np.uint8)
+
+        def read_target(self, row, data, how):
+            return np.full((4, 4, 1), Path(row["clean"]).stat().st_size, np.uint8)
+
+    page = tmp_path / "page.png"
+    frame = pd.DataFrame({"sample_id": ["p"], "clean": [str(page)]})
+    seen = []
+    for content in (b"dirty", b"clean!!"):
+        page.write_bytes(content)
+        cached = cached_sources(
+            Pages(), frame, tmp_path, PREPARATION, tmp_path / "cache", "raw", lambda line: None, what="read_target"
+        )
+        seen.append(int(cached(RowsOf(frame)(0)).max()))
+    assert seen == [5, 7]

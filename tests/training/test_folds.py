@@ -186,11 +186,9 @@ def test_assigned_folds_are_taken_as_they_are() -> None:
     assert dict(zip(table["sample_id"], table["fold"], strict=True)) == {"a": 0, "b": 1, "c": 1, "d": 1}
 
 
-@pytest.mark.parametrize(
-    ("folds", "said"), [([0, 1, 1, 0], "all rows of a unit"), ([0, 0, 1, 1], "every group"), ([0, 0, 0, -1], "or more")]
-)
+@pytest.mark.parametrize(("folds", "said"), [([0, 1, 1, 0], "all rows of a unit"), ([0, 0, 1, 1], "every group")])
 def test_assigned_folds_that_leak_are_refused(folds: list[int], said: str) -> None:
-    """A unit in two folds, a group in two folds, a scored row in none."""
+    """A unit in two folds, a group in two folds."""
     with pytest.raises(FoldError, match=said):
         make_folds(*odd(folds))
 
@@ -347,3 +345,22 @@ def test_thousands_of_labels_are_dealt_out() -> None:
     spread = joined.groupby("label").agg(groups=("group", "nunique"), folds=("fold", "nunique"))
     assert (spread["folds"] == spread["groups"]).all()
     assert joined.drop_duplicates("group")["fold"].value_counts().agg(np.ptp) <= 1
+
+
+def test_assigned_folds_go_by_the_index_of_the_frame() -> None:
+    """An adapter that sorts by date before it counts gives the same folds: the index says which row is meant."""
+
+    class Sorted(Odd):
+        def assign_folds(self, frame: pd.DataFrame) -> pd.Series:
+            return frame["wanted"].iloc[::-1]
+
+    adapter, frame = odd([1, 1, 1, 0])
+    adapter.__class__ = Sorted
+    assert make_folds(adapter, frame).equals(make_folds(*odd([1, 1, 1, 0])))
+
+
+@pytest.mark.parametrize("folds", [[1, 2, 2, 1], [0, 0, 0, -1]])
+def test_assigned_folds_out_of_range_are_refused(folds: list[int]) -> None:
+    """Numbers from one would leave fold 0 empty, which only training would notice."""
+    with pytest.raises(FoldError, match="a fold of 0 to"):
+        make_folds(*odd(folds))
