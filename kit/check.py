@@ -28,7 +28,17 @@ import pandas as pd
 from PIL import Image
 
 import kit
-from kit.offline.answers import Part, host_tables, part_of, read_sample, score_of, submission_of, tuned, validate
+from kit.offline.answers import (
+    Part,
+    host_tables,
+    part_of,
+    read_sample,
+    score_of,
+    scored_rows,
+    submission_of,
+    tuned,
+    validate,
+)
 from kit.offline.columns import learn_columns, table_of, table_width
 from kit.offline.contract import Competition, Folds, Row, Rules
 from kit.offline.errors import KitError, examples
@@ -105,8 +115,7 @@ class Context:
     @property
     def units(self) -> pd.DataFrame:
         """The first row of each scored training unit."""
-        rows = self.train
-        return units_of(rows[rows["scored"].astype(bool)] if "scored" in rows.columns else rows)
+        return units_of(scored_rows(self.train))
 
     @property
     def learned(self) -> Learned:

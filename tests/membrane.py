@@ -11,12 +11,13 @@ from typing import Any
 
 import pandas as pd
 
-from kit import load_competition, scaffold
+from kit import load_competition
 from kit.offline.answers import cross_fitted, score_of
 from kit.offline.contract import Competition
 from kit.training.fanout import open_ground, train_run
 from kit.training.recipe import find_recipe
 from kit.training.rundir import Run, parts_of
+from tests.forks import fork_edited
 
 DATA = Path(os.environ.get("KIT_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "membrane"
 
@@ -71,14 +72,7 @@ unet = Recipe(
 
 def fork_membrane(home: Path) -> Path:
     """`kit new membrane --from tgs_salt --slug membrane`, the edits, a recipe; returns the folder."""
-    folder = scaffold.new("membrane", "tgs_salt", "membrane", home)
-    adapter = (folder / "adapter.py").read_text()
-    for old, new in EDITS.items():
-        assert adapter.count(old) == 1, old
-        adapter = adapter.replace(old, new)
-    (folder / "adapter.py").write_text(adapter)
-    (folder / "recipes.py").write_text(RECIPES)
-    return folder
+    return fork_edited("membrane", "tgs_salt", "membrane", EDITS, RECIPES, home)
 
 
 def what_the_search_adds(run: Run, competition: Competition, frame: pd.DataFrame) -> dict[str, float]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kit import scaffold
 from kit.offline.predictions import Predictions
 from kit.training.rundir import Run
+from tests.forks import fork_edited
 
 DATA = Path(os.environ.get("KIT_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "sign-digits"
 
@@ -37,14 +37,7 @@ byob = replace(resnet, backbone="test_byobnet")
 
 def fork_signs(home: Path) -> Path:
     """`kit new signs --from cassava --slug sign-digits`, the three edits, two recipes; returns the folder."""
-    folder = scaffold.new("signs", "cassava", "sign-digits", home)
-    adapter = (folder / "adapter.py").read_text()
-    for old, new in EDITS.items():
-        assert adapter.count(old) == 1, old
-        adapter = adapter.replace(old, new)
-    (folder / "adapter.py").write_text(adapter)
-    (folder / "recipes.py").write_text(RECIPES)
-    return folder
+    return fork_edited("signs", "cassava", "sign-digits", EDITS, RECIPES, home)
 
 
 def interval_by_groups(run: Run, frame: pd.DataFrame, draws: int = 2000) -> tuple[float, float, float]:

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kit import scaffold
 from kit.offline.places import load_competition
 from kit.offline.predictions import Predictions
 from kit.training.fanout import open_ground, train_run
 from kit.training.recipe import find_recipe
 from kit.training.rundir import Run
+from tests.forks import fork_edited
 
 DATA = Path(os.environ.get("KIT_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "spoken-digits"
 
@@ -69,14 +69,7 @@ resnet = Recipe(
 
 def fork_spoken(home: Path) -> Path:
     """`kit new spoken --from right_whale --slug spoken-digits`, the five edits, a recipe; returns the folder."""
-    folder = scaffold.new("spoken", "right_whale", "spoken-digits", home)
-    adapter = (folder / "adapter.py").read_text()
-    for old, new in EDITS.items():
-        assert adapter.count(old) == 1, old
-        adapter = adapter.replace(old, new)
-    (folder / "adapter.py").write_text(adapter)
-    (folder / "recipes.py").write_text(RECIPES)
-    return folder
+    return fork_edited("spoken", "right_whale", "spoken-digits", EDITS, RECIPES, home)
 
 
 def by_speaker(run: Run, frame: pd.DataFrame) -> pd.DataFrame:

@@ -323,9 +323,7 @@ class Binary(Task):
         return targets * (1 - amount) + amount / 2
 
     def loss(self, outputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-        return weighted_mean(
-            F.binary_cross_entropy_with_logits(outputs.float(), targets, reduction="none").mean(dim=1), weight
-        )
+        return weighted_mean(bounded_losses("bce", outputs, targets), weight)
 
     def activate(self, outputs: Tensor) -> Tensor:
         return outputs.float().sigmoid()
@@ -449,8 +447,7 @@ class Multilabel(Task):
     def loss(self, outputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
         if self.exclusive:
             return weighted_mean(F.cross_entropy(outputs.float(), targets, reduction="none"), weight)
-        losses = F.binary_cross_entropy_with_logits(outputs.float(), targets, reduction="none")
-        return weighted_mean(losses.mean(dim=1), weight)
+        return weighted_mean(bounded_losses("bce", outputs, targets), weight)
 
     def activate(self, outputs: Tensor) -> Tensor:
         return outputs.float().softmax(dim=1) if self.exclusive else outputs.float().sigmoid()

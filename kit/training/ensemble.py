@@ -18,7 +18,7 @@ from kit.offline.errors import RunError, did_you_mean
 from kit.offline.files import write_json
 from kit.offline.predictions import Predictions, join
 from kit.offline.tasks import Learned
-from kit.training.rundir import SCHEMA, Run, parts_of, ranked, write_score
+from kit.training.rundir import SCHEMA, Run, number_or_none, parts_of, ranked, write_score
 
 METHODS = ("mean", "rank", "climb", "convex")
 FITTING = ("climb", "convex")
@@ -194,7 +194,7 @@ def _honest_score(
     if len(folds) < 2:
         fits = method in FITTING and len(members) > 1
         parts = _blended(members, [1 / len(members)] * len(members), folds)
-        return None if fits else _number(cross_fitted(competition, frame, parts, learned))
+        return None if fits else number_or_none(cross_fitted(competition, frame, parts, learned))
     score = _score(members, competition, frame, learned)
     parts, known = [], []
     for number in folds:
@@ -202,11 +202,7 @@ def _honest_score(
         weights = fit_weights(method, score, len(members), others)
         parts += _blended(members, weights, [number])
         known.append(tuned(competition, frame, _blended(members, weights, others), learned))
-    return _number(score_of(competition, frame, parts, known))
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return number_or_none(score_of(competition, frame, parts, known))
 
 
 def _keep(record: dict[str, Any], competition: Competition, frame: pd.DataFrame) -> Run:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
+from kit.offline.answers import scored_rows
 from kit.offline.contract import Competition, Folds
 from kit.offline.errors import DataError, FoldError, examples
 from kit.offline.files import write_whole
@@ -109,7 +110,7 @@ def _binned(cells: pd.Series, bins: int | None) -> pd.Series:
 
 def balance(competition: Competition, frame: pd.DataFrame, scheme: str | None = None) -> dict[str, pd.DataFrame]:
     """Scored units by label and fold, a table for each column to stratify by; `frame` has fold numbers."""
-    scored = frame[frame["scored"].astype(bool)] if "scored" in frame.columns else frame
+    scored = scored_rows(frame)
     units = strata(scored, competition.scheme(scheme))
     folds = scored.drop_duplicates("unit_id")["fold"].to_numpy()
     return {str(name): pd.crosstab(units[name], folds, rownames=[name], colnames=["fold"]) for name in units.columns}

@@ -251,13 +251,13 @@ def write_score(
     if run.is_blend:
         honest = run.record["cross_fitted_by_method"][run.record["method"]]
     else:
-        honest = _number(answers.cross_fitted(competition, frame, every, learned))
+        honest = number_or_none(answers.cross_fitted(competition, frame, every, learned))
     per_fold = {number: answers.score_of(competition, frame, [part], known) for number, part in parts.items()}
     finite = [value for value in per_fold.values() if np.isfinite(value)]
     score = {
-        "folds": {str(number): _number(value) for number, value in per_fold.items()},
-        "pooled": _number(answers.score_of(competition, frame, every, known)),
-        "spread": _number(float(np.std(finite, ddof=1)) if len(finite) > 1 else float("nan")),
+        "folds": {str(number): number_or_none(value) for number, value in per_fold.items()},
+        "pooled": number_or_none(answers.score_of(competition, frame, every, known)),
+        "spread": number_or_none(float(np.std(finite, ddof=1)) if len(finite) > 1 else float("nan")),
         "cross_fitted": honest,
         "units": int(sum(len(part.predictions) for part in every)),
         "folds_of": run.record["folds_of"],
@@ -269,7 +269,8 @@ def write_score(
     return score
 
 
-def _number(value: float) -> float | None:
+def number_or_none(value: float) -> float | None:
+    """A score as JSON holds it: None where it is undefined."""
     return float(value) if np.isfinite(value) else None
 
 
