@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,6 +144,10 @@ def default_workers() -> int:
 
 
 def quiet_worker(worker: int) -> None:
-    """One thread per loader process: OpenCV's own pool fights with the others and can deadlock after a fork."""
+    """One thread per loader process: OpenCV's own pool fights with the others and can deadlock after a fork.
+
+    Ctrl-C reaches the whole group of processes: the loader goes on, so that the loop can finish its step.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -51,7 +51,7 @@ from kit.offline.pixels import Preparation
 from kit.offline.predict import predict_samples
 from kit.offline.predictions import Gallery, Maps, Predictions
 from kit.offline.tasks import Learned, trained_task
-from kit.training import checkpoint
+from kit.training import checkpoint, stop
 from kit.training.cache import cached_sources
 from kit.training.chance import seed_step
 from kit.training.mix import batch_mix
@@ -60,7 +60,7 @@ from kit.training.recipe import Recipe
 from kit.training.samples import Steps, Targets, TrainingSamples
 
 COMMIT_SECONDS = 20.0
-"""Time between two commits of the state; a kill loses at most that much."""
+"""Time between two commits of the state; a kill loses at most that much, a signal nothing."""
 INITIAL_WEIGHTS = 2**32 - 1
 """The step number under which initial weights are drawn."""
 
@@ -149,52 +149,55 @@ def train_fold(fold: Fold) -> None:
 
     # Train
     committed = time.monotonic()
-    for epoch in range(step // len(steps), recipe.epochs):
-        model.train()
-        steps.epoch, steps.first = epoch, step % len(steps)
-        started, losses = time.monotonic(), []
-        for at, (positions, images, masks) in enumerate(loader, steps.first):
-            seed_step(recipe.seed, fold.number, step)
-            update, within = divmod(at, recipe.accumulate)
-            if within == 0:
-                schedule.step_update(epoch * updates + update)
-                optimizer.zero_grad(set_to_none=True)
-            inputs, beside = to_device(images, table[positions], preparation, device)
-            wanted = masks.to(device).movedim(-1, 1).float() if task.dense else targets[positions].to(device)
-            wanted = task.smooth(wanted, recipe.label_smoothing) if recipe.label_smoothing else wanted
-            inputs, wanted, weight = mix(inputs, wanted, weights[positions].to(device), beside)
-            with cast():
-                loss = task.loss(model(channels_last(inputs), **beside), wanted, weight)
-            require_finite(loss, fold, epoch, at, positions, optimizer)
-            losses.append(loss.detach())
-            grouped = min(recipe.accumulate, len(steps) - update * recipe.accumulate)
-            scaler.scale(loss / grouped).backward()
-            step += 1
-            if within + 1 < grouped:
-                continue
-            if recipe.clip_grad:
-                scaler.unscale_(optimizer)
-                dispatch_clip_grad(model.parameters(), recipe.clip_grad)
-            scaler.step(optimizer)
-            scaler.update()
-            if average:
-                average.update(model, step=epoch * updates + update)
-            if time.monotonic() - committed > COMMIT_SECONDS and at + 1 < len(steps):
+    with stop.held() as asked:  # a signal waits for the next commit
+        for epoch in range(step // len(steps), recipe.epochs):
+            model.train()
+            steps.epoch, steps.first = epoch, step % len(steps)
+            started, losses = time.monotonic(), []
+            for at, (positions, images, masks) in enumerate(loader, steps.first):
+                seed_step(recipe.seed, fold.number, step)
+                update, within = divmod(at, recipe.accumulate)
+                if within == 0:
+                    schedule.step_update(epoch * updates + update)
+                    optimizer.zero_grad(set_to_none=True)
+                inputs, beside = to_device(images, table[positions], preparation, device)
+                wanted = masks.to(device).movedim(-1, 1).float() if task.dense else targets[positions].to(device)
+                wanted = task.smooth(wanted, recipe.label_smoothing) if recipe.label_smoothing else wanted
+                inputs, wanted, weight = mix(inputs, wanted, weights[positions].to(device), beside)
+                with cast():
+                    loss = task.loss(model(channels_last(inputs), **beside), wanted, weight)
+                require_finite(loss, fold, epoch, at, positions, optimizer)
+                losses.append(loss.detach())
+                grouped = min(recipe.accumulate, len(steps) - update * recipe.accumulate)
+                scaler.scale(loss / grouped).backward()
+                step += 1
+                if within + 1 < grouped:
+                    continue
+                if recipe.clip_grad:
+                    scaler.unscale_(optimizer)
+                    dispatch_clip_grad(model.parameters(), recipe.clip_grad)
+                scaler.step(optimizer)
+                scaler.update()
+                if average:
+                    average.update(model, step=epoch * updates + update)
+                if (asked or time.monotonic() - committed > COMMIT_SECONDS) and at + 1 < len(steps):
+                    checkpoint.commit(fold.folder, step, state_of(model, optimizer, scaler, average, best))
+                    committed = time.monotonic()
+                    asked.leave()
+            seconds = time.monotonic() - started
+
+            # How good is it? One view, the averaged weights if there are any
+            shown = average.module if average else model
+            score = evaluate(fold, setup, shown, device, ("identity",), None)
+            if recipe.keep == "best" and is_better(score, best, competition.greater_is_better):
+                best = {"epoch": epoch + 1, "score": score}
+                write_whole(fold.folder / "best.safetensors", weights_of(shown))
+            speed = len(losses) * recipe.batch_size / max(seconds, 1e-9)
+            report(fold, epoch, losses, score, optimizer.param_groups[-1]["lr"], speed, time.monotonic() - began)
+            if (asked or time.monotonic() - committed > COMMIT_SECONDS) and epoch + 1 < recipe.epochs:
                 checkpoint.commit(fold.folder, step, state_of(model, optimizer, scaler, average, best))
                 committed = time.monotonic()
-        seconds = time.monotonic() - started
-
-        # How good is it? One view, the averaged weights if there are any
-        shown = average.module if average else model
-        score = evaluate(fold, setup, shown, device, ("identity",), None)
-        if recipe.keep == "best" and is_better(score, best, competition.greater_is_better):
-            best = {"epoch": epoch + 1, "score": score}
-            write_whole(fold.folder / "best.safetensors", weights_of(shown))
-        speed = len(losses) * recipe.batch_size / max(seconds, 1e-9)
-        report(fold, epoch, losses, score, optimizer.param_groups[-1]["lr"], speed, time.monotonic() - began)
-        if time.monotonic() - committed > COMMIT_SECONDS and epoch + 1 < recipe.epochs:
-            checkpoint.commit(fold.folder, step, state_of(model, optimizer, scaler, average, best))
-            committed = time.monotonic()
+                asked.leave()
 
     # Keep, predict with every view; done.json, written last, says that the fold is whole
     final = average.module if average else model

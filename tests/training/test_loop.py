@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from kit.offline.errors import RunError
 from kit.offline.predictions import Predictions
 from kit.offline.tasks import Multiclass
-from kit.training import loop
+from kit.training import loop, stop
 from kit.training.folds import split
 
 HARD = {
@@ -90,6 +90,52 @@ def test_a_killed_fold_ends_in_the_same_bits(world):
     assert bytes_of(other)[1] != bytes_of(whole)[1]
 
 
+STOPPED = """
+import json, os, signal, sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from conftest import World
+from kit.training import loop
+
+torch.set_num_threads(1)
+seed_step, seen = loop.seed_step, []
+
+def signalled(seed, fold, step):
+    seed_step(seed, fold, step)
+    if step == int(sys.argv[4]):
+        os.kill(os.getpid(), getattr(signal, sys.argv[5]))
+
+loop.seed_step = signalled
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+World(Path(sys.argv[2])).train([0], **json.loads(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", -signal.SIGINT)])
+def test_a_signal_waits_for_a_commit(world, name, code):
+    """Asked to stop within an update, the loop finishes it and commits, though a commit was not due for 20 seconds;
+    the handler from before then ends the process, and what goes on ends in the same bits."""
+    runner = [sys.executable, "-c", STOPPED, str(Path(__file__).parent), str(world.home), json.dumps(HARD), "2", name]
+    child = subprocess.run(runner, capture_output=True, text=True, timeout=120)
+    assert child.returncode == code, child.stderr
+    [folder] = (world.folder / "runs").glob("tiny-*/fold0")
+    assert json.loads((folder / "state.json").read_text())["step"] == 4, "steps 2 and 3 are one update"
+    went_on, whole = world.train([0], **HARD), world.train([0], name="whole", **HARD)
+    assert bytes_of(went_on) == bytes_of(whole)
+
+
+def test_a_second_signal_breaks_in():
+    """Whoever asks twice does not wait; afterwards the handlers from before are back."""
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), stop.held() as asked:
+        signal.raise_signal(signal.SIGINT)
+        assert asked
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("went on")
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
 @pytest.mark.parametrize("at", [0, 2, 3])
 def test_a_state_from_any_place_goes_on_alike(world, monkeypatch, at):
     """Stopped after commits at every update and epoch, keep="best" too, the run ends as one that never stopped."""
@@ -129,12 +175,12 @@ def test_an_epoch_that_is_done_again_is_logged_once(world, monkeypatch):
     assert [line["epoch"] for line in log_of(world.train([0]))] == [1, 2]
 
 
-def test_a_loss_that_is_no_number_stops_the_fold(world):
+def test_a_loss_that_is_no_number_stops_the_fold(world, monkeypatch):
     """NaN in the loss names fold, epoch, step, rate and the rows of the batch; nothing is exported."""
-    world.edit('table["scored"] =', 'table["weight"] = 1.0\n        table["scored"] =')
     bad = split(world.ground().frame, 0)[0]["sample_id"].iloc[5]
-    nan_there = f'[float("nan") if name == "{bad}" else 1.0 for name in table["sample_id"]]'
-    world.edit('table["weight"] = 1.0', f'table["weight"] = {nan_there}')
+    monkeypatch.setattr(
+        loop, "row_weights", lambda frame: np.where(frame["sample_id"] == bad, np.nan, 1).astype(np.float32)
+    )
     with pytest.raises(RunError) as caught:
         world.train([0])
     assert "fold 0" in caught.value.expected
