@@ -33,6 +33,8 @@ from kit.training.recipe import FIELDS, Recipe, plain
 
 SCHEMA = 1
 PACKAGES = ("torch", "timm", "numpy", "pandas", "scikit-learn", "opencv-python-headless", "pillow", "albumentations")
+FEEDING = ("read", "cut", "combine")
+"""Members of the adapter that stand between a file and a prediction."""
 FORKS = ("model.py", "train.py")
 SOURCES = ("adapter.py", "recipes.py", *FORKS)
 
@@ -108,30 +110,35 @@ def open_run(
 
 def _shaping(folder: Path, recipe: Recipe, folds_sha256: str, learned: Learned) -> dict[str, Any]:
     """All that shapes a run's result, and so its name. Formatting and scoring do not: they are done anew each time."""
+    code = {"adapter.py": code_hash(folder / "adapter.py", without=("submission", "score", "unit_scores"))}
+    code |= {file: code_hash(folder / file) for file in FORKS if (folder / file).is_file()}
     return {
         "recipe": plain(recipe),
         "functions": {name: function_hash(getattr(recipe, name)) for name in FIELDS if callable(getattr(recipe, name))},
         "folds": folds_sha256,
         "learned": learned,
-        "code": _code(folder),
+        "code": code,
         "pretrained": _weights_hash(recipe, folder),
     }
 
 
-def _code(folder: Path) -> dict[str, str]:
-    code = {"adapter.py": code_hash(folder / "adapter.py", without=("submission", "score", "unit_scores"))}
-    return code | {file: code_hash(folder / file) for file in FORKS if (folder / file).is_file()}
-
-
 def require_same_code(run: Run, folder: Path) -> None:
-    """Raise RunError where the code that feeds a run's networks is no longer the code that they were trained with."""
-    now, then = _code(folder), run.record["code"]
-    changed = [file for file in ("adapter.py", "model.py") if now.get(file) != then.get(file)]
+    """Raise RunError where what feeds a run's networks is no longer what they were trained with.
+
+    That is `read`, `cut` and `combine` of the adapter with all they mention, and model.py. The rest may be mended after
+    training: a test frame, formats, scores.
+    """
+    then = run.folder / "source"
+    adapters = [place / "adapter.py" for place in (folder, then)]
+    changed = [name for name in FEEDING if len({code_hash(path, only=name) for path in adapters}) > 1]
+    networks = [place / "model.py" for place in (folder, then)]
+    if len({code_hash(path) if path.is_file() else "" for path in networks}) > 1:
+        changed.append("model.py")
     if changed:
         raise RunError(
-            f"{' and '.join(changed)} in {folder} as {run.name} was trained with them",
-            "other code (formats, scores and comments aside)",
-            f"put back what {run.folder / 'source'} keeps, or train again",
+            f"{', '.join(changed)} in {folder} as {run.name} was trained with them",
+            "other code (comments aside)",
+            f"put back what {then} keeps, or train again",
         )
 
 
