@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -157,6 +158,7 @@ def train(
         list[str] | None,
         typer.Option("--set", help="field=value of the recipe; repeat for several.", show_default=False),
     ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="As many runs, of the recipe's seed and the next.")] = 1,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="One short epoch on 64 rows, nothing kept: does it hang together?")
     ] = False,
@@ -178,8 +180,8 @@ def train(
         fanout.smoke(ground, chosen, home_folder(home))
         print("it hangs together; nothing was kept")
         return
-    run = fanout.train_run(ground, recipe, chosen, fold, home_folder(home))
-    _runs(table_of([run]))
+    each = [replace(chosen, seed=chosen.seed + at) for at in range(seeds)]
+    _runs(table_of([fanout.train_run(ground, recipe, one, fold, home_folder(home)) for one in each]))
 
 
 @app.command()

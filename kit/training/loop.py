@@ -55,7 +55,7 @@ from kit.training import checkpoint, stop
 from kit.training.cache import cached_sources
 from kit.training.chance import seed_step
 from kit.training.mix import batch_mix
-from kit.training.optim import make_optimizer, make_schedule
+from kit.training.optim import make_optimizer, make_schedule, set_frozen
 from kit.training.recipe import Recipe
 from kit.training.samples import Steps, Targets, TrainingSamples
 
@@ -130,12 +130,13 @@ def train_fold(fold: Fold) -> None:
     seed_step(recipe.seed, fold.number, INITIAL_WEIGHTS)
     model = build_model(setup.spec, competition)
     load_pretrained(model, setup.spec, recipe.pretrained, fold.home)
+    if recipe.grad_checkpointing:
+        checkpoint_gradients(model)
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(recipe, model)
     updates = -(-len(steps) // recipe.accumulate)
     schedule = make_schedule(recipe, optimizer, updates)
     average = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
-    mix = batch_mix(recipe, device.type)
     cast, scaler = precision_of(recipe.precision, device)
 
     # Where were we?
@@ -152,6 +153,8 @@ def train_fold(fold: Fold) -> None:
     with stop.held() as asked:  # a signal waits for the next commit
         for epoch in range(step // len(steps), recipe.epochs):
             model.train()
+            set_frozen(recipe, model, epoch)
+            mix = batch_mix(recipe, device.type, epoch)
             steps.epoch, steps.first = epoch, step % len(steps)
             started, losses = time.monotonic(), []
             for at, (positions, images, masks) in enumerate(loader, steps.first):
@@ -175,7 +178,7 @@ def train_fold(fold: Fold) -> None:
                     continue
                 if recipe.clip_grad:
                     scaler.unscale_(optimizer)
-                    dispatch_clip_grad(model.parameters(), recipe.clip_grad)
+                    dispatch_clip_grad(model.parameters(), recipe.clip_grad, recipe.clip_mode)
                 scaler.step(optimizer)
                 scaler.update()
                 if average:
@@ -297,6 +300,16 @@ def training_loader(samples: TrainingSamples, steps: Steps, recipe: Recipe) -> D
 def row_weights(frame: pd.DataFrame) -> np.ndarray:
     """The frame's `weight` column as N float32, else ones."""
     return frame["weight"].to_numpy(np.float32) if "weight" in frame.columns else np.ones(len(frame), np.float32)
+
+
+def checkpoint_gradients(model: nn.Module) -> None:
+    """timm's gradient checkpointing. Raises RecipeError for a network that has none."""
+    body: Any = getattr(model, "backbone", model)
+    try:
+        body.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError):
+        found = f"{type(body).__name__}, which has none"
+        raise RecipeError("a network with gradient checkpointing", found, "drop grad_checkpointing") from None
 
 
 def channels_last(images: Tensor) -> Tensor:
