@@ -185,6 +185,40 @@ def train(
 
 
 @app.command()
+def bench(
+    name: Name,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe: a name in recipes.py.", show_default=False)
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="field=value of the recipe; repeat for several.", show_default=False),
+    ] = None,
+    data: Data = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure images per second of the step, the loader, training and prediction: what bounds a run?"""
+    from kit.offline.places import home_folder, load_competition
+    from kit.training import bench, fanout
+    from kit.training.recipe import find_recipe, override
+
+    competition = load_competition(name, home)
+    assert competition.folder is not None
+    chosen = override(find_recipe(competition.folder, recipe), settings or [])
+    ground = fanout.open_ground(competition, _data(name, data, home), say=_say)
+    found = bench.bench(ground, chosen, home_folder(home), _say)
+    if as_json:
+        print(json.dumps(found))
+        return
+    _table(
+        ["measure", "value"],
+        [[each, f"{value:.2f}" if "ratio" in each else f"{value:.0f} images/s"] for each, value in found.items()],
+    )
+    print(bench.bound(found))
+
+
+@app.command()
 def runs(name: Name, home: Home = None, as_json: AsJson = False) -> None:
     """Show the runs and blends of a competition, oldest first."""
     from kit.offline.places import competition_folder

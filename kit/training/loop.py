@@ -7,7 +7,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -64,6 +64,9 @@ COMMIT_SECONDS = 20.0
 INITIAL_WEIGHTS = 2**32 - 1
 """The step number under which initial weights are drawn."""
 
+LoaderOf = Callable[[TrainingSamples, Steps, Recipe], Iterable[Any]]
+"""Makes the batches of each epoch: (positions, images, masks)."""
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -103,10 +106,11 @@ class Setup:
     masks: Sources | None = None
 
 
-def train_fold(fold: Fold) -> None:
+def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     """Train, predict the held-out rows; write weights.safetensors, oof, log.jsonl and, last, done.json.
 
     Goes on from the last committed step if there is one; each draw is counted, so the result is the same to the bit.
+    loader_of: makes the batches; None for `training_loader`.
     """
     recipe, competition = fold.recipe, fold.competition
     task = trained_task(competition.task, fold.train)
@@ -121,7 +125,7 @@ def train_fold(fold: Fold) -> None:
         competition, fold.train, setup.sources, preparation, recipe, fold.number, fold.data, setup.masks
     )
     steps = Steps(recipe, fold.number, len(fold.train))
-    loader = training_loader(samples, steps, recipe)
+    loader = (loader_of or training_loader)(samples, steps, recipe)
     targets = Targets(task, fold.train, fold.learned)
     weights = torch.from_numpy(row_weights(fold.train))
     table = torch.from_numpy(table_of(fold.train, preparation.table))

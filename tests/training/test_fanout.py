@@ -106,7 +106,7 @@ def test_a_fork_of_the_loop_is_used(world):
 
 
 def test_a_task_that_cannot_be_rebuilt_is_told_before_training(world):
-    """A task class of recipes.py is lost to scores and bundles, which build tasks from settings; adapter.py has place."""
+    """A task class of recipes.py is lost to scores and bundles, which build tasks anew; adapter.py keeps it."""
 
     class Mine(Multiclass):
         """Known to this file alone."""
