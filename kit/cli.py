@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -157,6 +158,7 @@ def train(
         list[str] | None,
         typer.Option("--set", help="field=value of the recipe; repeat for several.", show_default=False),
     ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="As many runs, of the recipe's seed and the next.")] = 1,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="One short epoch on 64 rows, nothing kept: does it hang together?")
     ] = False,
@@ -178,8 +180,42 @@ def train(
         fanout.smoke(ground, chosen, home_folder(home))
         print("it hangs together; nothing was kept")
         return
-    run = fanout.train_run(ground, recipe, chosen, fold, home_folder(home))
-    _runs(table_of([run]))
+    each = [replace(chosen, seed=chosen.seed + at) for at in range(seeds)]
+    _runs(table_of([fanout.train_run(ground, recipe, one, fold, home_folder(home)) for one in each]))
+
+
+@app.command()
+def bench(
+    name: Name,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe: a name in recipes.py.", show_default=False)
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="field=value of the recipe; repeat for several.", show_default=False),
+    ] = None,
+    data: Data = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure images per second of the step, the loader, training and prediction: what bounds a run?"""
+    from kit.offline.places import home_folder, load_competition
+    from kit.training import bench, fanout
+    from kit.training.recipe import find_recipe, override
+
+    competition = load_competition(name, home)
+    assert competition.folder is not None
+    chosen = override(find_recipe(competition.folder, recipe), settings or [])
+    ground = fanout.open_ground(competition, _data(name, data, home), say=_say)
+    found = bench.bench(ground, chosen, home_folder(home), _say)
+    if as_json:
+        print(json.dumps(found))
+        return
+    _table(
+        ["measure", "value"],
+        [[each, f"{value:.2f}" if "ratio" in each else f"{value:.0f} images/s"] for each, value in found.items()],
+    )
+    print(bench.bound(found))
 
 
 @app.command()

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from kit.offline import rle
 from kit.offline.frames import require_columns
+from kit.offline.pixels import opened
 from kit.offline.predictions import Gallery, Map, Maps, Predictions
 from kit.offline.tasks import Learned, Task, weighted_mean
 
@@ -70,7 +70,7 @@ class Segmentation(Task):
 
     def _mask(self, cell: str, row: Mapping[str, Any]) -> np.ndarray:
         if self.files:
-            with Image.open(Path(cell)) as image:
+            with opened(Path(cell)) as image:
                 return np.asarray(image.convert("L")) > 0
         text = "" if cell == self.empty else cell
         return rle.decode(text, int(row["height"]), int(row["width"]), self.order)
@@ -200,7 +200,7 @@ class ImageToImage(Task):
 
     def read_target(self, row: Mapping[str, Any]) -> np.ndarray:
         """H x W x C float32 in 0..1."""
-        with Image.open(Path(row[self.column])) as image:
+        with opened(Path(row[self.column])) as image:
             pixels = np.asarray(image.convert("L" if self.channels == 1 else "RGB"), np.float32) / 255
         return pixels if pixels.ndim == 3 else pixels[:, :, None]
 

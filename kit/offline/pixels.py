@@ -44,7 +44,7 @@ def read_rgb(data: Path, name: str) -> np.ndarray:
     images are refused: how they are scaled is a decision that the adapter's `read` must take.
     """
     path = data / name
-    with _opened(path) as image:
+    with opened(path) as image:
         if image.mode in MODES_16_BIT or any(RAW_16_BIT.match(str(tile[3])) for tile in getattr(image, "tile", ())):
             raise _bad(
                 path,
@@ -62,7 +62,7 @@ def read_gray16(data: Path, name: str, scale: int) -> np.ndarray:
     value above `scale` (nothing is clipped), for colour and floats, and for what `read_rgb` refuses.
     """
     path = data / name
-    with _opened(path) as image:
+    with opened(path) as image:
         if image.mode not in (*MODES_16_BIT[:-1], "L"):
             raise _bad(path, f"mode {image.mode}", "read it in the adapter by other means", "a grey image of 16 bits")
         values = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
@@ -74,14 +74,14 @@ def read_gray16(data: Path, name: str, scale: int) -> np.ndarray:
 
 def size_of(data: Path, name: str) -> tuple[int, int]:
     """Height and width of the image `data/name` as it is read, from its header alone. Raises ImageError."""
-    with _opened(data / name) as image:
+    with opened(data / name) as image:
         turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations that lie on their side
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image by Pillow; whatever goes wrong while it is open becomes an ImageError."""
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image by Pillow, of at most MAX_PIXELS; whatever goes wrong while it is open becomes an ImageError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

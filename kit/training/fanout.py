@@ -13,6 +13,8 @@ from kit.offline.contract import Competition
 from kit.offline.errors import DataError, FoldError, examples
 from kit.offline.frames import checked
 from kit.offline.places import has_module, load_module, missing_files
+from kit.offline.tasks import settings_of, task_from
+from kit.training import checkpoint
 from kit.training.folds import fold_file, fold_hash, load_folds, make_folds, rare_labels, save_folds, split, with_folds
 from kit.training.loop import Fold, train_fold
 from kit.training.recipe import Recipe
@@ -78,6 +80,8 @@ def train_run(
     """Train the folds of a recipe that are not done yet and score the run. folds: None for all."""
     competition = ground.competition.with_task(recipe.task)
     assert competition.folder is not None, "competitions are loaded from a folder"
+    if recipe.task is not None:  # told now: scores and bundles build it from its settings once the folds are trained
+        task_from(settings_of(recipe.task), load_module(competition.folder, "adapter"))
     learned = competition.task.learn(ground.frame)
     run = open_run(competition, name, recipe, ground.table, ground.folds_sha256, learned, ground.scheme)
     count = run.record["folds_of"]
@@ -89,6 +93,7 @@ def train_run(
         for number in wanted:
             if number in run.folds:
                 say(f"fold {number} of {run.name} is done: skipped")
+                checkpoint.clear(run.fold(number))  # a kill may have left its state
                 continue
             rows, held = split(ground.frame, number)
             train(
@@ -123,7 +128,8 @@ def smoke(ground: Ground, recipe: Recipe, home: Path = Path(), say: Callable[[st
     competition = ground.competition.with_task(recipe.task)
     assert competition.folder is not None, "competitions are loaded from a folder"
     rows, held = (part.head(SMOKE_ROWS) for part in split(ground.frame, 0))
-    few = dataclasses.replace(recipe, epochs=1, batch_size=min(recipe.batch_size, 16))  # type: ignore[type-var]
+    batch = min(recipe.batch_size, 16)
+    few = dataclasses.replace(recipe, epochs=1, batch_size=batch, freeze_epochs=0, mix_off_epochs=0)  # type: ignore[type-var]
     with tempfile.TemporaryDirectory() as scratch:
         _trainer(competition.folder)(
             Fold(

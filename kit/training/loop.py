@@ -7,7 +7,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -55,7 +55,7 @@ from kit.training import checkpoint, stop
 from kit.training.cache import cached_sources
 from kit.training.chance import seed_step
 from kit.training.mix import batch_mix
-from kit.training.optim import make_optimizer, make_schedule
+from kit.training.optim import make_optimizer, make_schedule, set_frozen
 from kit.training.recipe import Recipe
 from kit.training.samples import Steps, Targets, TrainingSamples
 
@@ -63,6 +63,9 @@ COMMIT_SECONDS = 20.0
 """Time between two commits of the state; a kill loses at most that much, a signal nothing."""
 INITIAL_WEIGHTS = 2**32 - 1
 """The step number under which initial weights are drawn."""
+
+LoaderOf = Callable[[TrainingSamples, Steps, Recipe], Iterable[Any]]
+"""Makes the batches of each epoch: (positions, images, masks)."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,11 @@ class Setup:
     masks: Sources | None = None
 
 
-def train_fold(fold: Fold) -> None:
+def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     """Train, predict the held-out rows; write weights.safetensors, oof, log.jsonl and, last, done.json.
 
     Goes on from the last committed step if there is one; each draw is counted, so the result is the same to the bit.
+    loader_of: makes the batches; None for `training_loader`.
     """
     recipe, competition = fold.recipe, fold.competition
     task = trained_task(competition.task, fold.train)
@@ -121,7 +125,7 @@ def train_fold(fold: Fold) -> None:
         competition, fold.train, setup.sources, preparation, recipe, fold.number, fold.data, setup.masks
     )
     steps = Steps(recipe, fold.number, len(fold.train))
-    loader = training_loader(samples, steps, recipe)
+    loader = (loader_of or training_loader)(samples, steps, recipe)
     targets = Targets(task, fold.train, fold.learned)
     weights = torch.from_numpy(row_weights(fold.train))
     table = torch.from_numpy(table_of(fold.train, preparation.table))
@@ -130,12 +134,13 @@ def train_fold(fold: Fold) -> None:
     seed_step(recipe.seed, fold.number, INITIAL_WEIGHTS)
     model = build_model(setup.spec, competition)
     load_pretrained(model, setup.spec, recipe.pretrained, fold.home)
+    if recipe.grad_checkpointing:
+        checkpoint_gradients(model)
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(recipe, model)
     updates = -(-len(steps) // recipe.accumulate)
     schedule = make_schedule(recipe, optimizer, updates)
     average = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
-    mix = batch_mix(recipe, device.type)
     cast, scaler = precision_of(recipe.precision, device)
 
     # Where were we?
@@ -152,6 +157,8 @@ def train_fold(fold: Fold) -> None:
     with stop.held() as asked:  # a signal waits for the next commit
         for epoch in range(step // len(steps), recipe.epochs):
             model.train()
+            set_frozen(recipe, model, epoch)
+            mix = batch_mix(recipe, device.type, epoch)
             steps.epoch, steps.first = epoch, step % len(steps)
             started, losses = time.monotonic(), []
             for at, (positions, images, masks) in enumerate(loader, steps.first):
@@ -175,7 +182,7 @@ def train_fold(fold: Fold) -> None:
                     continue
                 if recipe.clip_grad:
                     scaler.unscale_(optimizer)
-                    dispatch_clip_grad(model.parameters(), recipe.clip_grad)
+                    dispatch_clip_grad(model.parameters(), recipe.clip_grad, recipe.clip_mode)
                 scaler.step(optimizer)
                 scaler.update()
                 if average:
@@ -297,6 +304,16 @@ def training_loader(samples: TrainingSamples, steps: Steps, recipe: Recipe) -> D
 def row_weights(frame: pd.DataFrame) -> np.ndarray:
     """The frame's `weight` column as N float32, else ones."""
     return frame["weight"].to_numpy(np.float32) if "weight" in frame.columns else np.ones(len(frame), np.float32)
+
+
+def checkpoint_gradients(model: nn.Module) -> None:
+    """timm's gradient checkpointing. Raises RecipeError for a network that has none."""
+    body: Any = getattr(model, "backbone", model)
+    try:
+        body.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError):
+        found = f"{type(body).__name__}, which has none"
+        raise RecipeError("a network with gradient checkpointing", found, "drop grad_checkpointing") from None
 
 
 def channels_last(images: Tensor) -> Tensor:

@@ -20,16 +20,19 @@ class Mix(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
-def batch_mix(recipe: Recipe, device: str) -> Mix:
+def batch_mix(recipe: Recipe, device: str, epoch: int = 0) -> Mix:
     """A function (images, targets, weights) -> the same, erased and mixed with the batch in reverse order.
+
+    In the last `mix_off_epochs` it leaves them as they are.
 
     images: N x C x H x W, or N x B x C x H x W for bags; it may be written into. targets: N x K, or N x K x H x W for
     dense tasks, which are cut and pasted as their images are. weights: N. beside: a "table" (N x T) is mixed as targets
     are; a "mask" (N x B) becomes that of the longer bag. Draws come from the global generators, which
     `chance.seed_step` seeds.
     """
-    erase = RandomErasing(recipe.erasing, mode="pixel", device=device) if recipe.erasing else None
-    mixup = Mixup(recipe.mixup, recipe.cutmix) if recipe.mixup or recipe.cutmix else None
+    on = epoch < recipe.epochs - recipe.mix_off_epochs
+    erase = RandomErasing(recipe.erasing, mode="pixel", device=device) if on and recipe.erasing else None
+    mixup = Mixup(recipe.mixup, recipe.cutmix) if on and (recipe.mixup or recipe.cutmix) else None
 
     def mix(
         images: Tensor, targets: Tensor, weights: Tensor, beside: dict[str, Tensor] | None = None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import timm
 from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from kit.offline.errors import RecipeError, did_you_mean
@@ -44,7 +46,7 @@ def parameter_groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
     groups = [*groups, *_groups_around(body, model, recipe.weight_decay)]
     if recipe.head_lr_scale == 1.0:
         return list(groups)
-    head = _head_of(model)
+    head = {id(parameter) for module in heads_of(model) for parameter in module.parameters()}
     split: list[dict[str, Any]] = []
     for group in groups:
         scale = group.get("lr_scale", 1.0)
@@ -66,18 +68,34 @@ def _groups_around(body: nn.Module, model: nn.Module, decay: float) -> list[dict
     return [group for group in groups if group["params"]]
 
 
-def _head_of(model: nn.Module) -> set[int]:
-    """The ids of the head's parameters. Raises RecipeError where the network does not say which they are."""
+def heads_of(model: nn.Module) -> list[nn.Module]:
+    """The modules of the head. Raises RecipeError where the network does not say which they are."""
     classifier: Any = getattr(model, "get_classifier", None)
     if classifier is None:
         raise RecipeError(
-            "a network with get_classifier() where head_lr_scale is set",
+            "a network with get_classifier() where head_lr_scale or freeze_epochs is set",
             type(model).__name__,
-            "give the network in model.py that method, or drop head_lr_scale",
+            "give the network in model.py that method, or drop the field",
         )
     found = classifier()
-    heads = found if isinstance(found, tuple | list) else [found]  # distilled networks have two
-    return {id(parameter) for head in heads for parameter in head.parameters()}
+    return list(found) if isinstance(found, tuple | list) else [found]  # distilled networks have two
+
+
+def set_frozen(recipe: Recipe, model: nn.Module, epoch: int) -> None:
+    """Before an epoch: in the first `freeze_epochs` only the head learns, and batch-norm elsewhere is in evaluation.
+
+    An optimiser leaves parameters without gradients alone, decay and momentum included.
+    """
+    if not recipe.freeze_epochs:
+        return
+    frozen = epoch < recipe.freeze_epochs
+    inside = {id(module) for head in heads_of(model) for module in head.modules()}
+    learning = {id(parameter) for head in heads_of(model) for parameter in head.parameters()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(not frozen or id(parameter) in learning)
+    for module in model.modules():
+        if frozen and isinstance(module, _BatchNorm) and id(module) not in inside:
+            module.eval()
 
 
 def make_schedule(recipe: Recipe, optimizer: Optimizer, updates_per_epoch: int) -> Scheduler:
@@ -86,12 +104,17 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, updates_per_epoch: int) 
         optimizer,
         sched=recipe.schedule,
         num_epochs=recipe.epochs,
-        decay_epochs=max(1, math.ceil(recipe.epochs / 3)),
+        decay_epochs=None if recipe.schedule == "wsd" else max(1, math.ceil(recipe.epochs / 3)),
         # timm takes the power of "poly" from here: 0.1 would hold the rate up until the last update.
         decay_rate=0.9 if recipe.schedule == "poly" else 0.1,
         warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 2),  # type: ignore[arg-type]
         warmup_lr=recipe.lr / 100,
+        min_lr=recipe.min_lr,
         step_on_epochs=False,
         updates_per_epoch=updates_per_epoch,
     )
+    if schedule is None:
+        raise RecipeError(
+            f"a timm that has the schedule {recipe.schedule!r}", f"timm {timm.__version__}", "update timm"
+        )
     return schedule

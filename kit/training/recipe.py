@@ -67,8 +67,10 @@ class Recipe:
     """Learning-rate factor per layer towards the input; 0.65 to 0.75 for pretrained ViTs."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
     """Decay of weights; norms and biases are exempt."""
-    schedule: Literal["cosine", "step", "poly", "tanh"] = "cosine"
-    """A timm schedule, stepped on every update."""
+    schedule: Literal["cosine", "step", "poly", "tanh", "wsd", "constant"] = "cosine"
+    """A timm schedule, stepped on every update. wsd: constant, then a fall over the last fifth."""
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    """Learning rate at the end of a schedule that falls."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
     """Linear warm-up from a hundredth of lr, within `epochs`."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -76,13 +78,19 @@ class Recipe:
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a target spread over all classes."""
     clip_grad: Positive | None = None
-    """Largest global norm of gradients."""
+    """Largest gradient: global norm, value or ratio to the weights, as clip_mode says."""
+    clip_mode: Literal["norm", "value", "agc"] = "norm"
+    """How timm clips; agc: adaptive, by unit (Brock et al. 2021)."""
+    freeze_epochs: Annotated[int, Field(ge=0)] = 0
+    """First epochs in which the head alone learns and batch-norm of the backbone keeps its statistics."""
     model: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the network: timm's create_model, or the head's (bag, centres, decoder)."""
     drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout before the head."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth."""
+    grad_checkpointing: bool = False
+    """Compute activations again in the backward pass: a third slower, for a fraction of the memory."""
 
     augment: Augment = presets.photo
     """A function: size (height, width) -> albumentations Compose."""
@@ -92,6 +100,8 @@ class Recipe:
     """Alpha of CutMix; 0 is off. With both, each batch takes one by the toss of a coin."""
     erasing: Fraction = 0.0
     """Chance that a rectangle becomes noise, pixel by pixel, which keeps the statistics that batch-norm sees."""
+    mix_off_epochs: Annotated[int, Field(ge=0)] = 0
+    """Last epochs without mixup, cutmix and erasing: the network ends on images as they are."""
 
     tta: tuple[str, ...] = ("identity",)
     """Views averaged in evaluation; see kit.offline.views."""
@@ -116,6 +126,9 @@ class Recipe:
             except TypeError as error:
                 fix = "name classes and functions by text, as timm's arguments allow"
                 raise RecipeError(f"plain values in {name}, which run.json keeps", str(error), fix) from None
+        if self.epochs <= max(self.freeze_epochs, self.mix_off_epochs):
+            found = f"freeze_epochs={self.freeze_epochs}, mix_off_epochs={self.mix_off_epochs} of {self.epochs}"
+            raise RecipeError("fewer freeze_epochs and mix_off_epochs than epochs", found, "mend the recipe")
         if min(self.size) < 8:
             raise RecipeError("an image_size of at least 8 pixels", str(self.image_size), "mend the recipe")
 
@@ -193,7 +206,7 @@ def _parsed(name: str, text: str) -> Any:
         return None
     elif _takes_tuple(hint) and ("," in text or name == "tta"):
         value = [part.strip() for part in text.split(",") if part.strip()]
-    elif text.lower() in ("true", "false") and hint == bool | str:
+    elif text.lower() in ("true", "false") and hint in (bool, bool | str):
         return text.lower() == "true"
     try:
         return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)

@@ -215,6 +215,8 @@ def test_without_a_network_the_hub_fails_at_once(tmp_path, monkeypatch):
         tries.append(address)
         raise OSError("no network")
 
+    for name in ("HF_ENDPOINT", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *arguments, **named: None)

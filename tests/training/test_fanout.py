@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from kit.offline.errors import DataError, FoldError
+from kit.offline.tasks import Multiclass
 from kit.training import fanout
 from kit.training.augment import none
 
@@ -102,3 +103,14 @@ def test_a_fork_of_the_loop_is_used(world):
     told.clear()
     fanout.smoke(world.ground(), world.recipe(), world.home, told.append)
     assert "forked" in told
+
+
+def test_a_task_that_cannot_be_rebuilt_is_told_before_training(world):
+    """A task class of recipes.py is lost to scores and bundles, which build tasks anew; adapter.py keeps it."""
+
+    class Mine(Multiclass):
+        """Known to this file alone."""
+
+    with pytest.raises(DataError, match="Mine"):
+        world.train([0], task=Mine("colour"))
+    assert not list((world.folder / "runs").glob("*/fold0/*"))

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 
-from kit.offline.errors import RunError
+from kit.offline.errors import RecipeError, RunError
 from kit.offline.predictions import Predictions
 from kit.offline.tasks import Multiclass
 from kit.training import loop, stop
@@ -366,3 +367,22 @@ def test_a_further_head_changes_training_and_not_what_is_predicted(world):
         assert said.columns == ("blue", "green", "red")
         np.testing.assert_allclose(said.values.sum(axis=1), 1, atol=1e-5)
         assert np.isfinite(json.loads((run.fold(0) / "done.json").read_text())["score"])
+
+
+@pytest.mark.parametrize("mode", ["norm", "value", "agc"])
+def test_gradients_are_clipped_as_the_recipe_says(world, monkeypatch, mode):
+    """timm is asked for the recipe's mode at each update, with its limit."""
+    asked = []
+    monkeypatch.setattr(loop, "dispatch_clip_grad", lambda parameters, limit, how: asked.append((limit, how)))
+    world.train([0], epochs=1, clip_grad=0.5, clip_mode=mode)
+    assert set(asked) == {(0.5, mode)}
+
+
+def test_gradient_checkpointing_reaches_timm_or_is_refused(world):
+    """A network that has none says so, before an image is shown."""
+    network = timm.create_model("test_vit")
+    loop.checkpoint_gradients(network)
+    assert network.grad_checkpointing
+    with pytest.raises(RecipeError, match="gradient checkpointing"):
+        loop.checkpoint_gradients(torch.nn.Linear(3, 2))
+    assert world.train([0], epochs=1, grad_checkpointing=True).read("score.json")["pooled"] is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kit.offline.errors import RecipeError
 from kit.training.chance import seed_step
 from kit.training.mix import batch_mix
 from kit.training.recipe import Recipe
@@ -104,3 +105,20 @@ def test_numbers_are_mixed_as_targets_are_and_masks_joined(how):
     assert not torch.equal(mixed, targets)
     torch.testing.assert_close(beside["table"], mixed)
     assert beside["mask"][:, 1].tolist() == [True, False, False, True]
+
+
+def test_the_last_epochs_see_images_as_they_are():
+    """With mix_off_epochs nothing is mixed or erased at the end, and all is before."""
+    recipe = Recipe(epochs=5, mix_off_epochs=2, mixup=1.0, erasing=1.0)
+    images, targets, weights = batch(6, 3, 16, 16)
+    for epoch, same in enumerate([False, False, False, True, True]):
+        seed_step(0, 0, epoch)
+        mixed = batch_mix(recipe, "cpu", epoch)(images.clone(), targets, weights)
+        assert all((a == b).all() for a, b in zip(mixed, (images, targets, weights), strict=True)) == same
+
+
+def test_no_epoch_may_be_frozen_or_unmixed_out_of_all():
+    """A recipe whose every epoch is frozen would train a head alone by mistake."""
+    for field in ("freeze_epochs", "mix_off_epochs"):
+        with pytest.raises(RecipeError, match="fewer freeze_epochs"):
+            Recipe(epochs=3, **{field: 3})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
 
 from kit.offline.errors import RecipeError
-from kit.training.optim import make_optimizer, make_schedule, parameter_groups
+from kit.training.optim import make_optimizer, make_schedule, parameter_groups, set_frozen
 from kit.training.recipe import Recipe
 
 UPDATES = 10
@@ -82,6 +84,43 @@ def test_warm_up_stays_within_short_trainings():
     recipe = Recipe(lr=1e-3, epochs=2, warmup_epochs=5.0)
     course = [rates(recipe, update)["head.weight"] for update in range(2 * UPDATES)]
     assert max(course) == course[UPDATES - 1] > 8e-4
+
+
+def test_schedules_that_hold_the_rate():
+    """wsd is constant until the last fifth and then falls to min_lr; constant stays; layer decay reaches both."""
+    epochs, updates = 20, range(0, 20 * UPDATES, 5)
+    flat = Recipe(lr=1e-3, epochs=epochs, warmup_epochs=0, min_lr=1e-6)
+    wsd = [rates(replace(flat, schedule="wsd"), update)["head.weight"] for update in updates]
+    assert wsd[:31] == [1e-3] * 31
+    assert wsd[33:] == sorted(wsd[33:], reverse=True) and 1e-6 <= wsd[-1] < 2e-4
+    assert rates(replace(flat, schedule="constant"), 199)["head.weight"] == 1e-3
+    decayed = rates(replace(flat, schedule="constant", layer_decay=0.5), 199)
+    assert decayed["patch_embed.proj.weight"] < 0.1 * decayed["head.weight"]
+
+
+def test_cosine_ends_at_min_lr():
+    """The floor of the recipe is where the schedule ends."""
+    assert rates(Recipe(lr=1e-3, epochs=10, min_lr=1e-4), 99)["head.weight"] == pytest.approx(1e-4, rel=0.05)
+
+
+def test_a_frozen_backbone_learns_nothing_until_it_is_let_go():
+    """In freeze_epochs a step changes the head alone, statistics of batch-norm included; then everything learns."""
+    network, recipe = timm.create_model("test_resnet", num_classes=3), Recipe(epochs=4, freeze_epochs=2, lr=0.1)
+    optimizer = make_optimizer(recipe, network)
+
+    def changed(epoch):
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        network.train()
+        set_frozen(recipe, network, epoch)
+        optimizer.zero_grad(set_to_none=True)
+        network(torch.rand(4, 3, 32, 32)).square().sum().backward()
+        optimizer.step()
+        return {name for name, value in network.state_dict().items() if not value.equal(before[name])}
+
+    assert changed(0) == changed(1) == {"fc.weight", "fc.bias"}
+    assert {"conv1.0.weight", "bn1.running_mean"} < changed(2)
+    with pytest.raises(RecipeError, match="freeze_epochs"):
+        set_frozen(recipe, torch.nn.Linear(3, 2), 0)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "step", "poly", "tanh"])
