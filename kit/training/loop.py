@@ -48,6 +48,7 @@ from kit.offline.models import (
     require_backbone,
 )
 from kit.offline.pixels import Preparation
+from kit.offline.places import has_module
 from kit.offline.predict import predict_samples
 from kit.offline.predictions import Gallery, Maps, Predictions
 from kit.offline.tasks import Learned, trained_task
@@ -232,7 +233,8 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
 def set_up(fold: Fold) -> Setup:
     """Preparation and spec from the recipe, the backbone's config and a first image; sources of all rows, cached."""
     recipe, competition, task = fold.recipe, fold.competition, fold.competition.task
-    require_backbone(recipe.backbone)  # before the cache, which takes minutes
+    if not (competition.folder and has_module(competition.folder, "model")):
+        require_backbone(recipe.backbone)  # before the cache, which takes minutes
     if len(fold.train) < 2 or not len(fold.held):
         found = f"{len(fold.train)} that train, {len(fold.held)} that score"
         raise RunError(f"at least 2 rows that train and 1 that scores in fold {fold.number}", found, "use fewer folds")

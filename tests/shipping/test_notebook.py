@@ -109,8 +109,9 @@ def test_the_rules_come_from_the_bundle_and_a_server_is_refused(bundle: Path) ->
     """The adapter in the wheel speaks, not the checkout's; no notebook for a host that asks a server."""
     manifest = open_bundle(bundle)
     code = (
-        "from kit import Rules\nfrom kit.offline.contract import Competition\n"
-        "class Adapter(Competition):\n    slug = 'coloured-tiles'\n    rules = Rules(kind='server')\n"
+        "from kit import Competition, Multiclass, Rules\n"
+        "class Adapter(Competition):\n    slug = 'coloured-tiles'\n    task = Multiclass('kind')\n"
+        "    rules = Rules(kind='server')\n"
     )
     reseal(bundle, {f"competitions/{manifest.competition}/adapter.py": code})
     with pytest.raises(BundleError, match="server"):
