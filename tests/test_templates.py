@@ -13,6 +13,7 @@ import kit
 from kit.offline.answers import validate
 from kit.offline.contract import Competition, Row
 from kit.offline.frames import checked, read_table, units_of
+from kit.shipping.rehearse import stage_hidden
 from kit.training.folds import make_folds
 from tests.worlds import WORLDS
 
@@ -185,3 +186,41 @@ def test_a_recipe_changes_the_picture_and_not_the_answer(name: str, tmp_path: Pa
     assert sound.ndim == 1 and sound.dtype == np.int16
     assert adapter.cut(sound, row, {"bands": 24}, None).shape[0] == 24
     assert adapter.cut(sound, row, {}, None).shape[0] > 24
+
+
+# uw_madison
+
+
+def test_organs_can_be_rehearsed_from_the_public_download(tmp_path: Path) -> None:
+    """The host shows no test slice before the rerun: slices of train are staged all the same, and found in order."""
+    adapter, frame = settled("uw_madison", tmp_path / "host")
+    shutil.rmtree(tmp_path / "host" / "test")
+    sample = tmp_path / "host" / "sample_submission.csv"
+    sample.write_text(sample.read_text().splitlines()[0] + "\n")
+    assert not len(adapter.test_frame(tmp_path / "host"))
+    chosen = stage_hidden(adapter, frame, tmp_path / "host", tmp_path / "hidden", rows=9)
+    staged = checked(adapter.test_frame(tmp_path / "hidden"), "test_frame")
+    assert list(staged["sample_id"]) == list(chosen["sample_id"])
+    assert set(staged["height"]) == set(chosen["height"])
+
+
+def test_organs_are_submitted_in_the_order_of_the_sample(tmp_path: Path) -> None:
+    """One grader of this competition compares rows by position."""
+    adapter, _ = settled("uw_madison", tmp_path)
+    sample = read_table(tmp_path / "sample_submission.csv").iloc[::-1]
+    sample.to_csv(tmp_path / "sample_submission.csv", index=False)
+    wanted = list(sample["id"].unique())
+    assert list(adapter.test_frame(tmp_path)["sample_id"]) == wanted != sorted(wanted)
+
+
+def test_slices_see_their_neighbours_by_number(tmp_path: Path) -> None:
+    """Two before and two after in the same scan, or the slice itself at the ends and where one is missing."""
+    adapter, frame = settled("uw_madison", tmp_path)
+    scan = frame[frame["day"] == frame["day"].iloc[0]]
+    slices = scan[["path", "before", "after"]].apply(lambda paths: paths.str.extract(r"slice_(\d+)_")[0].astype(int))
+    numbers = slices.to_dict("list")
+    assert numbers == {"path": [1, 2, 3, 4, 5, 6], "before": [1, 2, 1, 2, 3, 4], "after": [3, 4, 5, 6, 5, 6]}
+    (tmp_path / scan["path"].iloc[2]).unlink()
+    left = adapter.train_frame.__globals__["slices"](tmp_path, "train").set_index("sample_id")
+    fifth = left.loc[scan["sample_id"].iloc[4]]
+    assert fifth["before"] == fifth["path"]
