@@ -346,3 +346,15 @@ def test_the_demo_deletes_no_data_of_a_competitor(kit: Kit, home: Path) -> None:
     said = kit("demo", "--home", str(home))
     assert said.code == 1 and "--home" in said.err
     assert kept.read_text() == "image_id,label\n"
+
+
+def test_an_unfinished_adapter_hides_no_other(kit: Kit, home: Path) -> None:
+    """`kit list` shows what it can, says which adapter is broken, and skips folders that are no competition's name."""
+    for name in ("half", "my-notes"):
+        folder = home / "competitions" / name
+        folder.mkdir()
+        (folder / "adapter.py").write_text("from kit import Competition\n\n\nclass Adapter(Competition):\n    pass\n")
+    said = kit("list")
+    assert said.code == 0 and "kit check half tells more" in said.out
+    assert "cassava-leaf-disease" in said.out or "leaves" in said.out
+    assert "my-notes" not in said.out

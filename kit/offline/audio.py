@@ -77,7 +77,8 @@ class Sound:
         """`data/name` as a 1-D waveform at `rate`: int16 from files of up to 16 bits, else float32 in -1..1.
 
         Channels are averaged. whole: read all, whatever `keep` says (long test recordings with many windows). Raises
-        AudioError for a file that is missing, cut off, damaged or without samples.
+        AudioError for a file that is missing, damaged or without samples, and for WAV, AIFF and FLAC that are cut off;
+        half an OGG or MP3 reads as a shorter sound.
         """
         keep = None if whole else self.keep
         samples, rate = decode(data / name, keep)

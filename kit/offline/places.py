@@ -24,8 +24,9 @@ def home_folder(home: Path | str | None = None) -> Path:
 
 
 def list_competitions(home: Path | str | None = None) -> list[str]:
-    """Names of the folders in `competitions/` that hold an adapter, sorted."""
-    return sorted(path.parent.name for path in (home_folder(home) / "competitions").glob("*/adapter.py"))
+    """Names of the folders in `competitions/` that hold an adapter, sorted; folders of other names are none of ours."""
+    names = [path.parent.name for path in (home_folder(home) / "competitions").glob("*/adapter.py")]
+    return sorted(name for name in names if NAME.fullmatch(name))
 
 
 def competition_folder(name: str, home: Path | str | None = None) -> Path:
