@@ -197,11 +197,15 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
             # How good is it? One view, the averaged weights if there are any
             shown = average.module if average else model
             score = evaluate(fold, setup, shown, device, ("identity",), None)
-            if recipe.keep == "best" and is_better(score, best, competition.greater_is_better):
+            if is_better(score, best, competition.greater_is_better):
                 best = {"epoch": epoch + 1, "score": score}
-                write_whole(fold.folder / "best.safetensors", weights_of(shown))
+                if recipe.keep == "best":
+                    write_whole(fold.folder / "best.safetensors", weights_of(shown))
             speed = len(losses) * recipe.batch_size / max(seconds, 1e-9)
             report(fold, epoch, losses, score, optimizer.param_groups[-1]["lr"], speed, time.monotonic() - began)
+            if recipe.patience and epoch + 1 - (best["epoch"] if best else 0) >= recipe.patience:
+                fold.say(f"fold {fold.number}: no better score for {recipe.patience} epochs")
+                break
             if (asked or time.monotonic() - committed > COMMIT_SECONDS) and epoch + 1 < recipe.epochs:
                 checkpoint.commit(fold.folder, step, state_of(model, optimizer, scaler, average, best))
                 committed = time.monotonic()
@@ -209,7 +213,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
 
     # Keep, predict with every view; done.json, written last, says that the fold is whole
     final = average.module if average else model
-    if best:
+    if best and recipe.keep == "best":
         load_weights(final, fold.folder / "best.safetensors")
     write_whole(fold.folder / "weights.safetensors", weights_of(final))
     write_json(fold.folder / "model.json", model_record(setup))
@@ -217,8 +221,8 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     done = {
         "fold": fold.number,
         "score": score if np.isfinite(score) else None,
-        "epochs": recipe.epochs,
-        "kept_epoch": best["epoch"] if best else recipe.epochs,
+        "epochs": epoch + 1,
+        "kept_epoch": best["epoch"] if best and recipe.keep == "best" else epoch + 1,
         "rows": {"train": len(fold.train), "scored": len(fold.held)},
         "seconds": round(time.monotonic() - began, 2),
         "peak_memory_mb": peak_memory_mb(device),

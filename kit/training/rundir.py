@@ -242,7 +242,8 @@ def summarise(run: Run, competition: Competition, frame: pd.DataFrame) -> dict[s
     if not own.task.retrieval and all(isinstance(one, Predictions) for one in stored):
         join(stored).save(run.folder / "oof.npz")
     recipe = run.record["recipe"]
-    fitted = ["epoch"] if recipe["keep"] == "best" and recipe["epochs"] > 1 else []
+    chosen = recipe["keep"] == "best" or recipe.get("patience")  # runs of before the field have none
+    fitted = ["epoch"] if chosen and recipe["epochs"] > 1 else []
     return write_score(run, own, frame, parts_of(run, competition, frame), run.record["learned"], fitted)
 
 

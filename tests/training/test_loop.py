@@ -212,6 +212,24 @@ def test_the_best_epoch_is_kept_and_said(world, monkeypatch):
     assert run.read("score.json")["fitted_on_scored_rows"] == ["epoch"]
 
 
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_patience_ends_a_fold_and_says_so(world, monkeypatch, keep):
+    """Two epochs without a better score, an undefined one among them, end it; the epoch counts as fitted."""
+    real, told = loop.evaluate, [0.5, 0.9, float("nan"), 0.9, 1.0]
+
+    def evaluate(fold, setup, model, device, views, kept):
+        log = fold.folder / "log.jsonl"
+        at = len(log.read_text().splitlines()) if log.exists() else 0
+        return real(fold, setup, model, device, views, kept) if kept else told[at]
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    run = world.train([0], keep=keep, patience=2, epochs=5)
+    done = run.read("fold0/done.json")
+    assert [line["epoch"] for line in log_of(run)] == [1, 2, 3, 4]
+    assert (done["epochs"], done["kept_epoch"]) == (4, 2 if keep == "best" else 4)
+    assert run.read("score.json")["fitted_on_scored_rows"] == ["epoch"]
+
+
 def test_the_last_epoch_is_kept_unless_asked_otherwise(world, monkeypatch):
     """keep="last" ships the last epoch's weights though an earlier one scored better, and has chosen nothing."""
     scores, weights = iter([0.9, 0.5]), []
