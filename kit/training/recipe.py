@@ -112,7 +112,7 @@ class Recipe:
     seed: Annotated[int, Field(ge=0)] = 0
     """Changes every draw: initial weights, order, augmentation."""
     patience: Count | None = None
-    """Epochs without a better score after which a fold stops; then runs say that the epoch was chosen, as for `keep`."""
+    """Epochs without a better score after which a fold stops; runs say that the epoch was chosen, as for `keep`."""
     keep: Literal["last", "best"] = "last"
     """Which epoch's weights stay. "best" is chosen on the rows that score it, so the score flatters; runs say so."""
 
