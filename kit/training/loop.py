@@ -157,6 +157,9 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     committed = time.monotonic()
     with stop.held() as asked:  # a signal waits for the next commit
         for epoch in range(step // len(steps), recipe.epochs):
+            if recipe.patience and epoch - (best["epoch"] if best else 0) >= recipe.patience:
+                fold.say(f"fold {fold.number}: no better score for {recipe.patience} epochs")
+                break
             model.train()
             set_frozen(recipe, model, epoch)
             mix = batch_mix(recipe, device.type, epoch)
@@ -203,16 +206,13 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
                     write_whole(fold.folder / "best.safetensors", weights_of(shown))
             speed = len(losses) * recipe.batch_size / max(seconds, 1e-9)
             report(fold, epoch, losses, score, optimizer.param_groups[-1]["lr"], speed, time.monotonic() - began)
-            if recipe.patience and epoch + 1 - (best["epoch"] if best else 0) >= recipe.patience:
-                fold.say(f"fold {fold.number}: no better score for {recipe.patience} epochs")
-                break
-            if (asked or time.monotonic() - committed > COMMIT_SECONDS) and epoch + 1 < recipe.epochs:
+            if asked or (time.monotonic() - committed > COMMIT_SECONDS and epoch + 1 < recipe.epochs):
                 checkpoint.commit(fold.folder, step, state_of(model, optimizer, scaler, average, best))
                 committed = time.monotonic()
                 asked.leave()
 
     # Keep, predict with every view; done.json, written last, says that the fold is whole
-    final = average.module if average else model
+    final, epochs = average.module if average else model, step // len(steps)
     if best and recipe.keep == "best":
         load_weights(final, fold.folder / "best.safetensors")
     write_whole(fold.folder / "weights.safetensors", weights_of(final))
@@ -221,8 +221,8 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     done = {
         "fold": fold.number,
         "score": score if np.isfinite(score) else None,
-        "epochs": epoch + 1,
-        "kept_epoch": best["epoch"] if best and recipe.keep == "best" else epoch + 1,
+        "epochs": epochs,
+        "kept_epoch": best["epoch"] if best and recipe.keep == "best" else epochs,
         "rows": {"train": len(fold.train), "scored": len(fold.held)},
         "seconds": round(time.monotonic() - began, 2),
         "peak_memory_mb": peak_memory_mb(device),

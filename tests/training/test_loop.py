@@ -113,15 +113,20 @@ World(Path(sys.argv[2])).train([0], **json.loads(sys.argv[3]))
 """
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", -signal.SIGINT)])
-def test_a_signal_waits_for_a_commit(world, name, code):
-    """Asked to stop within an update, the loop finishes it and commits, though a commit was not due for 20 seconds;
-    the handler from before then ends the process, and what goes on ends in the same bits."""
-    runner = [sys.executable, "-c", STOPPED, str(Path(__file__).parent), str(world.home), json.dumps(HARD), "2", name]
+@pytest.mark.parametrize(
+    ("name", "code", "at", "committed"),
+    [("SIGTERM", 143, 2, 4), ("SIGINT", -signal.SIGINT, 2, 4), ("SIGTERM", 143, 14, 15)],
+)
+def test_a_signal_waits_for_a_commit(world, name, code, at, committed):
+    """Asked to stop within an update (of two steps, or the last of all), the loop finishes it and commits, though a
+    commit was not due for 20 seconds; the handler from before then ends the process, and what goes on ends in the same
+    bits."""
+    settings = [str(Path(__file__).parent), str(world.home), json.dumps(HARD), str(at), name]
+    runner = [sys.executable, "-c", STOPPED, *settings]
     child = subprocess.run(runner, capture_output=True, text=True, timeout=120)
     assert child.returncode == code, child.stderr
     [folder] = (world.folder / "runs").glob("tiny-*/fold0")
-    assert json.loads((folder / "state.json").read_text())["step"] == 4, "steps 2 and 3 are one update"
+    assert json.loads((folder / "state.json").read_text())["step"] == committed
     went_on, whole = world.train([0], **HARD), world.train([0], name="whole", **HARD)
     assert bytes_of(went_on) == bytes_of(whole)
 
@@ -214,7 +219,10 @@ def test_the_best_epoch_is_kept_and_said(world, monkeypatch):
 
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_patience_ends_a_fold_and_says_so(world, monkeypatch, keep):
-    """Two epochs without a better score, an undefined one among them, end it; the epoch counts as fitted."""
+    """Two epochs without a better score, an undefined one among them, end it; the epoch counts as fitted.
+
+    A fold that was stopped after the last of them trains no further one.
+    """
     real, told = loop.evaluate, [0.5, 0.9, float("nan"), 0.9, 1.0]
 
     def evaluate(fold, setup, model, device, views, kept):
@@ -222,6 +230,12 @@ def test_patience_ends_a_fold_and_says_so(world, monkeypatch, keep):
         at = len(log.read_text().splitlines()) if log.exists() else 0
         return real(fold, setup, model, device, views, kept) if kept else told[at]
 
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "model_record", lambda setup: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        world.train([0], keep=keep, patience=2, epochs=5)
+    monkeypatch.undo()
     monkeypatch.setattr(loop, "evaluate", evaluate)
     run = world.train([0], keep=keep, patience=2, epochs=5)
     done = run.read("fold0/done.json")
