@@ -47,7 +47,7 @@ from kit.offline.pixels import PILLOW_ERRORS
 from kit.offline.places import competition_folder, load_adapter, missing_files
 from kit.offline.predictions import Gallery, Maps, Predictions
 from kit.offline.tasks import Learned, Task, trained_task
-from kit.training.folds import fold_file, load_folds, make_folds, require_no_leak, with_folds
+from kit.training.folds import fold_file, load_folds, make_folds, require_declared_group, with_folds
 from kit.training.recipe import Recipe, load_recipes
 
 TRAVELLING = ("torch", "timm", "numpy", "pandas", "scipy", "sklearn", "cv2", "PIL", "safetensors")
@@ -372,10 +372,7 @@ def folds_split_no_group(context: Context) -> str:
         if path is None or not path.is_file():
             make_folds(of, frame, scheme)
             continue
-        joined = with_folds(frame, load_folds(path), path)
-        group = joined[of.scheme(scheme).group or "unit_id"]
-        scored = joined["scored"].astype(bool) if "scored" in joined.columns else True
-        require_no_leak(joined.assign(group=group, scored=scored))
+        require_declared_group(of, with_folds(frame, load_folds(path), path), scheme)
         frozen += 1
     return f"{frozen} frozen, {len(schemes) - frozen} made for the check"
 

@@ -86,7 +86,7 @@ def new(
     from kit import scaffold
 
     folder = scaffold.new(name, template, slug, home)
-    print(f"{folder} is yours. Next:")
+    print(f"{folder} is yours. Put the host's files into {folder / 'data'}, write its facts into adapter.py, then:")
     for command in scaffold.next_commands(folder):
         print(f"  {command}")
 
@@ -293,6 +293,7 @@ def bundle(
     size = sum(path.stat().st_size for path in folder.iterdir())
     members = [path for path in folder.glob("*.safetensors") if "-gallery-" not in path.name]
     print(f"{folder}  {len(members)} members, {size / 1e6:.1f} MB")
+    print(f"next: kit rehearse {folder.name}")
 
 
 @app.command()
@@ -339,14 +340,14 @@ def rehearse(
 def predict(
     name: Bundle,
     data: Annotated[Path, typer.Option("--data", help="The host's files to predict.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", help="Where the submission goes.")] = Path("submission.csv"),
+    out: Annotated[Path, typer.Option("--out", help="The file that the submission goes to.")] = Path("submission.csv"),
     home: Home = None,
 ) -> None:
     """Predict a test set with a bundle, byte for byte as its notebook does."""
     from kit.shipping.bundle import find_bundle
     from kit.shipping.predict import predict_at_home
 
-    predict_at_home(find_bundle(name, home), data, out)
+    print(predict_at_home(find_bundle(name, home), data, out), end="")
 
 
 @app.command()

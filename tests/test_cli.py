@@ -358,3 +358,28 @@ def test_an_unfinished_adapter_hides_no_other(kit: Kit, home: Path) -> None:
     assert said.code == 0 and "kit check half tells more" in said.out
     assert "cassava-leaf-disease" in said.out or "leaves" in said.out
     assert "my-notes" not in said.out
+
+
+def test_a_group_that_is_declared_after_folds_were_frozen_is_refused(kit: Kit, home: Path) -> None:
+    """Frozen folds that split the new group would train with a leak: folds and train say so, and what to do."""
+    adapter = home / "competitions" / "leaves" / "adapter.py"
+    assert kit("folds", "leaves").code == 0
+    text = adapter.read_text().replace("group=None", 'group="label"')
+    adapter.write_text(text)
+    for said in (kit("folds", "leaves"), kit("train", "leaves", "tiny")):
+        assert said.code == 1 and "in several" in said.err and "delete folds.csv" in said.err
+    assert not (home / "competitions" / "leaves" / "runs").exists()
+
+
+def test_a_training_that_cannot_begin_leaves_no_run(kit: Kit, home: Path) -> None:
+    """A backbone or weights that cannot be had are told before a run appears in kit runs."""
+    for setting in ("backbone=resnet5O", "pretrained=offline_weights/none.safetensors"):
+        said = kit("train", "leaves", "tiny", "--set", setting)
+        assert said.code == 1 and "Traceback" not in said.err
+    assert not (home / "competitions" / "leaves" / "runs").exists()
+
+
+def test_settings_are_told_in_words(kit: Kit) -> None:
+    """A value of another type names the type as people write it; a field without a value asks for one."""
+    assert "a value of type int\n" in kit("train", "leaves", "tiny", "--set", "epochs=abc").err
+    assert "write epochs=VALUE" in kit("train", "leaves", "tiny", "--set", "epochs").err

@@ -334,6 +334,13 @@ def _pretrained_state(spec: ModelSpec, pretrained: bool | str, home: Path) -> di
     return {name: value for name, value in weights.items() if not (drawn and name.startswith(heads))}
 
 
+def require_weights(backbone: str, pretrained: bool | str, home: Path) -> None:
+    """Raise RecipeError for a name that timm lacks, WeightsError for weights that cannot be had."""
+    require_backbone(backbone)
+    if pretrained:
+        _pretrained_arguments(backbone, pretrained, home)
+
+
 def _pretrained_arguments(backbone: str, pretrained: bool | str, home: Path) -> dict[str, Any]:
     if pretrained is True:
         _require_hub(backbone, home)

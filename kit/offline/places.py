@@ -36,7 +36,8 @@ def competition_folder(name: str, home: Path | str | None = None) -> Path:
         raise NotFound(
             f"a competition {name!r} at {folder / 'adapter.py'}",
             "no such file",
-            f"{did_you_mean(name, list_competitions(home))} Fork a template with: kit new NAME --from TEMPLATE",
+            f"{did_you_mean(name, list_competitions(home))}; fork a template with kit new NAME --from TEMPLATE, "
+            "or name the folder that has competitions/ with --home",
         )
     return folder
 

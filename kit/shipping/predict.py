@@ -22,6 +22,8 @@ def predict_at_home(bundle: Path, data: Path, out: Path) -> str:
     """
     bundle, data, out = Path(bundle).resolve(), Path(data).resolve(), Path(out).absolute()
     manifest = open_bundle(bundle)  # before any of its code runs
+    if out.is_dir():
+        raise NotFound(f"a file to write at {out}", "a folder", f"name a file in it: --out {out / 'submission.csv'}")
     if not out.parent.is_dir():
         raise NotFound(f"a folder {out.parent} to write {out.name} into", "no such folder", "make it first")
     # Compiled packages are installed here; their wheels are for Kaggle's Python.

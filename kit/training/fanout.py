@@ -12,10 +12,21 @@ import pandas as pd
 from kit.offline.contract import Competition
 from kit.offline.errors import DataError, FoldError, examples
 from kit.offline.frames import checked
+from kit.offline.models import require_weights
 from kit.offline.places import has_module, load_module, missing_files
 from kit.offline.tasks import settings_of, task_from
 from kit.training import checkpoint
-from kit.training.folds import fold_file, fold_hash, load_folds, make_folds, rare_labels, save_folds, split, with_folds
+from kit.training.folds import (
+    fold_file,
+    fold_hash,
+    load_folds,
+    make_folds,
+    rare_labels,
+    require_declared_group,
+    save_folds,
+    split,
+    with_folds,
+)
 from kit.training.loop import Fold, train_fold
 from kit.training.recipe import Recipe
 from kit.training.rundir import Run, locked, open_run, summarise
@@ -49,7 +60,9 @@ def open_ground(
         if rare := rare_labels(competition, frame, scheme):
             say(f"labels with fewer units than folds, absent from some: {examples(rare)}")
     table = load_folds(path)
-    return Ground(competition, with_folds(frame, table, path), table, fold_hash(table), data, scheme)
+    frame = with_folds(frame, table, path)
+    require_declared_group(competition, frame, scheme)
+    return Ground(competition, frame, table, fold_hash(table), data, scheme)
 
 
 def training_frame(competition: Competition, data: Path) -> pd.DataFrame:
@@ -82,6 +95,8 @@ def train_run(
     assert competition.folder is not None, "competitions are loaded from a folder"
     if recipe.task is not None:  # told now: scores and bundles build it from its settings once the folds are trained
         task_from(settings_of(recipe.task), load_module(competition.folder, "adapter"))
+    if not has_module(competition.folder, "model"):  # told before a run appears
+        require_weights(recipe.backbone, recipe.pretrained, home)
     learned = competition.task.learn(ground.frame)
     run = open_run(competition, name, recipe, ground.table, ground.folds_sha256, learned, ground.scheme)
     count = run.record["folds_of"]

@@ -188,7 +188,8 @@ def require_no_leak(table: pd.DataFrame) -> None:
             raise FoldError(
                 f"every {column} in one fold",
                 f"in several: {examples(spans[spans > 1].index.tolist())}",
-                "delete the fold file and run kit folds again, or mend assign_folds",
+                "folds were frozen before the group was declared? delete folds.csv and run kit folds again; "
+                "else mend assign_folds",
             )
     lost = table[table["scored"] & (table["fold"] < 0)]
     if len(lost):
@@ -263,6 +264,13 @@ def with_folds(frame: pd.DataFrame, table: pd.DataFrame, path: Path) -> pd.DataF
             "or delete the file and every run made with it",
         )
     return frame.assign(fold=frame["sample_id"].map(dict(zip(table["sample_id"], table["fold"], strict=True))))
+
+
+def require_declared_group(competition: Competition, frame: pd.DataFrame, scheme: str | None = None) -> None:
+    """Raise FoldError where frozen folds split a unit, or a group that the adapter declares now but did not then."""
+    group = frame[competition.scheme(scheme).group or "unit_id"].astype(str)
+    scored = frame["scored"] if "scored" in frame.columns else True
+    require_no_leak(frame.assign(group=group, scored=scored))
 
 
 def split(frame: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:

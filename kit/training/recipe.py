@@ -181,7 +181,8 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
         name, equals, text = setting.partition("=")
         name = name.strip()
         if not equals or name not in FIELDS:
-            raise RecipeError("--set field=value with a field of Recipe", repr(setting), did_you_mean(name, FIELDS))
+            fix = f"write {name}=VALUE" if name in FIELDS else did_you_mean(name, FIELDS)
+            raise RecipeError("--set field=value with a field of Recipe", repr(setting), fix)
         changes[name] = _parsed(name, text.strip())
     try:
         return dataclasses.replace(recipe, **changes)  # type: ignore[type-var]
@@ -215,7 +216,7 @@ def _parsed(name: str, text: str) -> Any:
     except ValidationError as error:
         reasons = "; ".join(sorted({item["msg"] for item in error.errors()}))
         raise RecipeError(
-            f"--set {name}= with a value of type {_readable(hint)}", f"{text!r}: {reasons}", "mend the value"
+            f"--set {name}= with a value of type {_readable(name)}", f"{text!r}: {reasons}", "mend the value"
         ) from None
 
 
@@ -231,8 +232,9 @@ def _takes_tuple(hint: Any) -> bool:
     return any(typing.get_origin(kind) is tuple for kind in kinds)
 
 
-def _readable(hint: Any) -> str:
-    return re.sub(r"(typing\.|Annotated\[|, FieldInfo\([^]]*\]|<class '|'>)", "", str(hint))
+def _readable(name: str) -> str:
+    """A field's type as people write it, without its bounds: the reasons tell those."""
+    return re.sub(r"(typing\.|<class '|'>)", "", str(typing.get_type_hints(Recipe)[name]))
 
 
 def _explained(error: Exception, where: object) -> RecipeError:

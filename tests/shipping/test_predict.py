@@ -111,3 +111,5 @@ def test_predicting_into_no_folder_fails_at_once(world: World, tmp_path: Path) -
     """Hours of prediction are not lost for want of a folder."""
     with pytest.raises(NotFound, match="no such folder"):
         predict_at_home(world.bundle, world.data, tmp_path / "none" / "submission.csv")
+    with pytest.raises(NotFound, match="a file to write"):
+        predict_at_home(world.bundle, world.data, tmp_path)
