@@ -45,6 +45,13 @@ Bundle = Annotated[
     str,
     typer.Argument(metavar="BUNDLE", help="A bundle: its name in offline_weights/, or its folder.", show_default=False),
 ]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe: a name in recipes.py.", show_default=False)
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="field=value of the recipe; repeat for several.", show_default=False),
+]
 
 
 @app.command("list")
@@ -154,17 +161,12 @@ def folds(
 @app.command()
 def train(
     name: Name,
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe: a name in recipes.py.", show_default=False)
-    ],
+    recipe: RecipeName,
     fold: Annotated[
         list[int] | None,
         typer.Option("--fold", help="A fold to train; repeat for several [default: all].", show_default=False),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="field=value of the recipe; repeat for several.", show_default=False),
-    ] = None,
+    settings: Settings = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="As many runs, of the recipe's seed and the next.")] = 1,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="One short epoch on 64 rows, nothing kept: does it hang together?")
@@ -194,13 +196,8 @@ def train(
 @app.command()
 def bench(
     name: Name,
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe: a name in recipes.py.", show_default=False)
-    ],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="field=value of the recipe; repeat for several.", show_default=False),
-    ] = None,
+    recipe: RecipeName,
+    settings: Settings = None,
     data: Data = None,
     home: Home = None,
     as_json: AsJson = False,

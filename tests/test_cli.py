@@ -290,6 +290,7 @@ def test_runs_on_other_folds_do_not_blend(kit: Kit, home: Path) -> None:
     refused(kit("blend", "leaves", *[path.parent.name for path in sorted(folder.glob("runs/*/run.json"))]), *hashes)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no folder /proc/self/fd")
 def test_a_full_disk_keeps_what_was_written(kit: Kit, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Disk full while a run is written: a clear error, no done.json, and the next run with space goes through."""
     real = os.fsync
@@ -299,8 +300,6 @@ def test_a_full_disk_keeps_what_was_written(kit: Kit, home: Path, monkeypatch: p
             raise OSError(28, "No space left on device")
         real(handle)
 
-    if not Path("/proc/self/fd").exists():
-        pytest.skip("needs /proc")
     monkeypatch.setattr(os, "fsync", full)
     refused(kit("train", "leaves", "tiny", "--fold", "0", *FAST), "free disk", "weights.safetensors")
     assert not list((home / "competitions" / "leaves").glob("runs/*/fold0/done.json"))

@@ -117,8 +117,8 @@ def checked(frame: pd.DataFrame, where: str, columns: Iterable[str] = ()) -> pd.
             f"repeated: {examples(rows)}".replace("'", ""),
             "drop or rename the repeats",
         )
-    if "scored" in frame.columns and frame["scored"].dtype != bool:
-        found = f"{frame['scored'].dtype}, such as {frame['scored'].iloc[0]!r}" if len(frame) else "no row"
+    if "scored" in frame.columns and len(frame) and frame["scored"].dtype != bool:
+        found = f"{frame['scored'].dtype}, such as {frame['scored'].iloc[0]!r}"
         raise DataError(f"True or False in column 'scored' of {where}", found, 'compare: table["split"] == "test"')
     if "weight" in frame.columns:
         frame = frame.assign(weight=numbers(frame, "weight", where))

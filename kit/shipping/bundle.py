@@ -55,9 +55,12 @@ def make_bundle(run: Run, competition: Competition, home: Path, folds: Sequence[
             )
     for share in shares:
         require_same_code(share.run, competition_folder(run.record["competition"], home))
-    if run.read("score.json") is None:
+    scored = (run.read("score.json") or {"folds": {}})["folds"]
+    if sorted(map(int, scored)) != run.folds:
         again = f"kit train {run.record['competition']} {run.record['recipe_name']}, which scores what is done"
-        raise RunError(f"a score of {run.name}", "none yet: its training was stopped", again)
+        raise RunError(
+            f"a score of {run.name} over its folds {run.folds}", f"over {list(scored)}: training was stopped", again
+        )
     name = bundle_name(run, None if folds is None else wanted)
     folder = home / "offline_weights" / name
     aside = folder.with_name(f".{name}.making")

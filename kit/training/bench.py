@@ -47,7 +47,7 @@ def bench(ground: Ground, recipe: Recipe, home: Path = Path(), say: Callable[[st
     competition = ground.competition.with_task(recipe.task)
     assert competition.folder is not None, "competitions are loaded from a folder"
     rows, held = (part.head(STEPS * recipe.batch_size) for part in split(ground.frame, 0))
-    short = dataclasses.replace(recipe, epochs=2, freeze_epochs=0, mix_off_epochs=0, keep="last", tta=("identity",))  # type: ignore[type-var]
+    short = dataclasses.replace(recipe, epochs=2, freeze_epochs=0, mix_off_epochs=0, patience=None)  # type: ignore[type-var]
     with tempfile.TemporaryDirectory() as scratch:
         fold = Fold(
             competition=competition,

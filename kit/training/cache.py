@@ -123,6 +123,10 @@ def _key(
         form.append(settings_of(competition.task))
         unseen -= set(competition.task.columns)
     digest = hashlib.sha256(json.dumps(form, sort_keys=True).encode())
+    if any("path" not in row for row in rows.values()):
+        digest.update(
+            str(data.resolve()).encode()
+        )  # read finds its files for itself: those of another folder are others
     for name, row in rows.items():
         seen = [f"{column}={row[column]}" for column in sorted(set(row) - unseen)]
         if what == "read_target":
@@ -133,7 +137,7 @@ def _key(
 
 def _stat(data: Path, row: Row) -> str:
     if "path" not in row:
-        return str(data.resolve())  # files that read finds for itself: at least those of another folder are others
+        return ""
     try:
         stat = inside(data, str(row["path"])).stat()
     except FileNotFoundError:

@@ -12,7 +12,6 @@ import pandas as pd
 from kit.offline.contract import Competition
 from kit.offline.errors import DataError, FoldError, examples
 from kit.offline.frames import checked
-from kit.offline.models import require_weights
 from kit.offline.places import has_module, load_module, missing_files
 from kit.offline.tasks import settings_of, task_from
 from kit.training import checkpoint
@@ -95,8 +94,6 @@ def train_run(
     assert competition.folder is not None, "competitions are loaded from a folder"
     if recipe.task is not None:  # told now: scores and bundles build it from its settings once the folds are trained
         task_from(settings_of(recipe.task), load_module(competition.folder, "adapter"))
-    if not has_module(competition.folder, "model"):  # told before a run appears
-        require_weights(recipe.backbone, recipe.pretrained, home)
     learned = competition.task.learn(ground.frame)
     run = open_run(competition, name, recipe, ground.table, ground.folds_sha256, learned, ground.scheme)
     count = run.record["folds_of"]
@@ -105,10 +102,14 @@ def train_run(
         raise FoldError(f"folds 0 to {count - 1}", str(wanted), "name folds of the frozen table")
     train = _trainer(competition.folder)
     with locked(run):
+        done = [number for number in wanted if number in run.folds]
+        for number in done:
+            say(f"fold {number} of {run.name} is done: skipped")
+            checkpoint.clear(run.fold(number))  # a kill may have left its state
+        if done:  # the adapter's formats and score may have been mended since
+            summarise(run, ground.competition, ground.frame)
         for number in wanted:
-            if number in run.folds:
-                say(f"fold {number} of {run.name} is done: skipped")
-                checkpoint.clear(run.fold(number))  # a kill may have left its state
+            if number in done:
                 continue
             rows, held = split(ground.frame, number)
             train(
@@ -127,8 +128,6 @@ def train_run(
                     say=say,
                 )
             )
-            summarise(run, ground.competition, ground.frame)
-        if run.folds and not (run.folder / "score.json").is_file():
             summarise(run, ground.competition, ground.frame)
     return run
 

@@ -90,7 +90,7 @@ class Recipe:
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth."""
     grad_checkpointing: bool = False
-    """Compute activations again in the backward pass: a third slower, for a fraction of the memory."""
+    """Compute activations again in the backward pass: slower, with less memory."""
 
     augment: Augment = presets.photo
     """A function: size (height, width) -> albumentations Compose."""

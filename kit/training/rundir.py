@@ -25,7 +25,8 @@ from kit.offline.answers import Part, blend_parts, part_of, scored_rows
 from kit.offline.contract import Competition
 from kit.offline.errors import NotFound, RunError, did_you_mean
 from kit.offline.files import sha256_of, write_json, write_whole
-from kit.offline.places import load_module
+from kit.offline.models import require_weights
+from kit.offline.places import has_module, load_module
 from kit.offline.predictions import Gallery, Predictions, join, load_predictions
 from kit.offline.tasks import Learned, settings_of, task_from
 from kit.training.code import code_hash, function_hash
@@ -87,6 +88,8 @@ def open_run(
     folder = competition.folder / "runs" / f"{name}-{digest[:6]}"
     if (folder / "run.json").is_file():
         return _same(read_run(folder), digest)
+    if not any(has_module(competition.folder, Path(fork).stem) for fork in FORKS):  # which may know other networks
+        require_weights(recipe.backbone, recipe.pretrained, competition.folder.parent.parent)
     record = {
         "schema": SCHEMA,
         "slug": competition.slug,

@@ -114,3 +114,14 @@ def test_a_task_that_cannot_be_rebuilt_is_told_before_training(world):
     with pytest.raises(DataError, match="Mine"):
         world.train([0], task=Mine("colour"))
     assert not list((world.folder / "runs").glob("*/fold0/*"))
+
+
+def test_a_finished_run_needs_no_weights_and_is_scored_anew(world, monkeypatch):
+    """The same command on a finished run asks no hub, and tells the score as the adapter counts it now."""
+    run = world.train([0])
+    before = run.read("score.json")["pooled"]
+    monkeypatch.setattr("kit.training.rundir.require_weights", lambda *arguments: pytest.fail("weights were asked for"))
+    world.edit("return metrics.accuracy(", "return 2 * metrics.accuracy(")
+    again = world.train([0])
+    assert again.folder == run.folder
+    assert again.read("score.json")["pooled"] == 2 * before

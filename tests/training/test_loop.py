@@ -198,10 +198,9 @@ def test_a_loss_that_is_no_number_stops_the_fold(world, monkeypatch):
     assert not {path.name for path in folder.iterdir()} & {"weights.safetensors", "oof.npz", "done.json"}
 
 
-def test_the_best_epoch_is_kept_and_said(world, monkeypatch):
-    """keep="best" ships the weights of the best epoch, not the last, and the score says what it was chosen on."""
-    scores, weights = iter([0.5, 0.9, 0.7, 0.9]), []
-    real = loop.evaluate
+def epochs_score(monkeypatch, told):
+    """Let the epochs score what is told; returns the list that their weights go to. The final OOF is scored truly."""
+    scores, weights, real = iter(told), [], loop.evaluate
 
     def evaluate(fold, setup, model, device, views, keep):
         if keep:
@@ -210,6 +209,12 @@ def test_the_best_epoch_is_kept_and_said(world, monkeypatch):
         return next(scores)
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
+    return weights
+
+
+def test_the_best_epoch_is_kept_and_said(world, monkeypatch):
+    """keep="best" ships the weights of the best epoch, not the last, and the score says what it was chosen on."""
+    weights = epochs_score(monkeypatch, [0.5, 0.9, 0.7, 0.9])
     run = world.train([0], keep="best", epochs=4, lr=1e-2)
     assert len(set(weights)) == 4
     assert (run.fold(0) / "weights.safetensors").read_bytes() == weights[1]
@@ -246,16 +251,7 @@ def test_patience_ends_a_fold_and_says_so(world, monkeypatch, keep):
 
 def test_the_last_epoch_is_kept_unless_asked_otherwise(world, monkeypatch):
     """keep="last" ships the last epoch's weights though an earlier one scored better, and has chosen nothing."""
-    scores, weights = iter([0.9, 0.5]), []
-    real = loop.evaluate
-
-    def evaluate(fold, setup, model, device, views, keep):
-        if keep:
-            return real(fold, setup, model, device, views, keep)
-        weights.append(loop.weights_of(model))
-        return next(scores)
-
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    weights = epochs_score(monkeypatch, [0.9, 0.5])
     run = world.train([0])
     assert (run.fold(0) / "weights.safetensors").read_bytes() == weights[1] != weights[0]
     assert run.read("score.json")["fitted_on_scored_rows"] == []
