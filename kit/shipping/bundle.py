@@ -57,7 +57,7 @@ def make_bundle(run: Run, competition: Competition, home: Path, folds: Sequence[
         require_same_code(share.run, competition_folder(run.record["competition"], home))
     scored = (run.read("score.json") or {"folds": {}})["folds"]
     if sorted(map(int, scored)) != run.folds:
-        again = f"kit train {run.record['competition']} {run.record['recipe_name']}, which scores what is done"
+        again = "the command that made it, once more: it scores what is done"
         raise RunError(
             f"a score of {run.name} over its folds {run.folds}", f"over {list(scored)}: training was stopped", again
         )
