@@ -163,8 +163,12 @@ def train(
     name: Name,
     recipe: RecipeName,
     fold: Annotated[
-        list[int] | None,
-        typer.Option("--fold", help="A fold to train; repeat for several [default: all].", show_default=False),
+        list[str] | None,
+        typer.Option(
+            "--fold",
+            help='A fold to train; repeat for several [default: each]. "all": then a fit on all rows.',
+            show_default=False,
+        ),
     ] = None,
     settings: Settings = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="As many runs, of the recipe's seed and the next.")] = 1,
@@ -190,7 +194,8 @@ def train(
         print("it hangs together; nothing was kept")
         return
     each = [replace(chosen, seed=chosen.seed + at) for at in range(seeds)]
-    _runs(table_of([fanout.train_run(ground, recipe, one, fold, home_folder(home)) for one in each]))
+    wanted = _folds(fold, "--fold") if fold else None
+    _runs(table_of([fanout.train_run(ground, recipe, one, wanted, home_folder(home)) for one in each]))
 
 
 @app.command()
@@ -275,7 +280,11 @@ def bundle(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run or a blend.", show_default=False)],
     folds: Annotated[
         str | None,
-        typer.Option("--folds", help="Folds to take, as 0,1 [default: all that are done].", show_default=False),
+        typer.Option(
+            "--folds",
+            help='As 0,1; or "all", the fit on all rows [default: the folds that are done].',
+            show_default=False,
+        ),
     ] = None,
     home: Home = None,
 ) -> None:
@@ -286,7 +295,8 @@ def bundle(
 
     competition = load_competition(name, home)
     assert competition.folder is not None
-    folder = make_bundle(find_run(competition.folder, run), competition, home_folder(home), _numbers(folds))
+    wanted = _folds(folds.split(","), "--folds") if folds else None
+    folder = make_bundle(find_run(competition.folder, run), competition, home_folder(home), wanted)
     size = sum(path.stat().st_size for path in folder.iterdir())
     members = [path for path in folder.glob("*.safetensors") if "-gallery-" not in path.name]
     print(f"{folder}  {len(members)} members, {size / 1e6:.1f} MB")
@@ -335,16 +345,34 @@ def rehearse(
 
 @app.command()
 def predict(
-    name: Bundle,
-    data: Annotated[Path, typer.Option("--data", help="The host's files to predict.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", help="The file that the submission goes to.")] = Path("submission.csv"),
+    name: Annotated[
+        str, typer.Argument(metavar="BUNDLE|RUN", help="A bundle, or a run with --frame.", show_default=False)
+    ],
+    data: Data = None,
+    frame: Annotated[
+        str | None,
+        typer.Option(help='Rows for a run to label softly: a CSV with sample_id, or "test".', show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="The file that is written.")] = Path("submission.csv"),
     home: Home = None,
 ) -> None:
-    """Predict a test set with a bundle, byte for byte as its notebook does."""
+    """Predict a test set with a bundle, byte for byte as its notebook does; or label rows with each fold of a run."""
+    from kit.offline.manifest import open_bundle
+    from kit.offline.places import load_competition
     from kit.shipping.bundle import find_bundle
     from kit.shipping.predict import predict_at_home
+    from kit.training import pseudo
+    from kit.training.rundir import find_run_anywhere
 
-    print(predict_at_home(find_bundle(name, home), data, out), end="")
+    if frame is None:
+        folder = find_bundle(name, home)
+        print(predict_at_home(folder, _data(open_bundle(folder).competition, data, home), out), end="")
+        return
+    run = find_run_anywhere(name, home)
+    competition = load_competition(run.record["competition"], home)
+    place = _data(run.record["competition"], data, home)
+    pseudo.label(run, competition, pseudo.frame_to_label(frame, competition, place), place, print).save(out)
+    print(f"{out}  next: a recipe with pseudo={str(out)!r}")
 
 
 @app.command()
@@ -413,13 +441,14 @@ def _data(name: str, data: Path | None, home: Path | None) -> Path:
     return data if data is not None else competition_folder(name, home) / "data"
 
 
-def _numbers(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
+def _folds(texts: Sequence[str], option: str) -> list[int]:
+    from kit.training.rundir import ALL
+
     try:
-        return [int(part) for part in text.split(",")]
+        return [ALL if text == "all" else int(text) for text in texts]
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no list of fold numbers like 0,1", param_hint="--folds") from None
+        told = f"{','.join(texts)!r} holds something else than fold numbers like 0,1 or all"
+        raise typer.BadParameter(told, param_hint=option) from None
 
 
 def _number(value: float | None) -> str:

@@ -8,7 +8,8 @@ KitError                 base: expected, found, what to do
   FoldError              a fold table that leaks, is stale or cannot be made
   RecipeError            a recipe or an override that makes no sense
   WeightsError           pretrained or trained weights that cannot be had
-  RunError               a run that is damaged, diverged or does not fit another
+  RunError               a run that is damaged or does not fit another
+    Diverged             a fold whose loss or gradient is no number
   BundleError            a bundle whose files are not the ones its manifest names
   SubmissionError        a submission the host would refuse
 """
@@ -59,7 +60,11 @@ class WeightsError(KitError):
 
 
 class RunError(KitError):
-    """A run that is damaged, diverged or does not fit another."""
+    """A run that is damaged or does not fit another."""
+
+
+class Diverged(RunError):
+    """A fold whose loss or gradient is no number."""
 
 
 class BundleError(KitError):

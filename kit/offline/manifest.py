@@ -38,7 +38,8 @@ class Golden:
 class Member:
     """One set of weights.
 
-    run, fold: where it comes from. weight: its share of the blend. task: settings, as `tasks.settings_of`.
+    run, fold: where it comes from; fold -1 was fitted on all rows. weight: its share of the blend. task: settings, as
+    `tasks.settings_of`.
     quantiles: C x Q reference distribution of its run's OOF where the blend averages ranks, else None.
     gallery: file of a retrieval task's gallery.
     """

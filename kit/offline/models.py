@@ -61,6 +61,8 @@ class InputConfig:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     licence: str
+    interpolation: str = "bilinear"
+    crop: float = 1.0
 
 
 def build_model(spec: ModelSpec, competition: Competition) -> nn.Module:
@@ -254,14 +256,15 @@ def require_backbone(name: str) -> str:
 
 
 def input_config(backbone: str, channels: int, pretrained: bool | str, home: Path | None = None) -> InputConfig:
-    """mean and std that the backbone's weights were trained with.
+    """mean, std, interpolation and centre crop that the backbone's weights were trained or evaluated with.
 
     mean and std repeat cyclically for other channel counts. pretrained, home: as in `load_pretrained`.
     """
     overlay = {}
     if isinstance(pretrained, str) and (folder := (home or Path()) / pretrained).is_dir():
         config = _folder_config(folder)
-        overlay = {name: config[name] for name in ("mean", "std", "license") if name in config}
+        known = ("mean", "std", "interpolation", "crop_pct", "license")
+        overlay = {name: config[name] for name in known if name in config}
     cfg = timm.get_pretrained_cfg(backbone)
     plain = {**(cfg.to_dict() if cfg else {}), **overlay}
     resolved = resolve_model_data_config(nn.Identity(), pretrained_cfg=plain)
@@ -270,6 +273,8 @@ def input_config(backbone: str, channels: int, pretrained: bool | str, home: Pat
         tuple(resolved["mean"][index] for index in repeat),
         tuple(resolved["std"][index] for index in repeat),
         str(plain.get("license") or "unknown"),
+        "bicubic" if resolved["interpolation"] == "bicubic" else "bilinear",
+        float(resolved["crop_pct"]),
     )
 
 

@@ -122,14 +122,18 @@ class Preparation:
 
     how: handed to the adapter's `read` and `cut`. cache_size: the shorter side of a cached image in pixels (never
     enlarged), None keeps it. jpeg: the cached form went through JPEG, so inference does too. size: input height and
-    width. fit: "stretch" to the size, "pad" (whole image, grey border), "crop" (centre). mean, std: per channel, of
-    values in 0..1. table: what `columns.table_of` needs for the numbers that go beside the image.
+    width. fit: "stretch" to the size, "pad" (whole image, grey border), "crop" (centre). crop: with "crop", the input's
+    side over the resized image's shorter one. interpolation: "bilinear" or "bicubic", where an image is enlarged;
+    shrinking averages areas. mean, std: per channel, of values in 0..1. table: what `columns.table_of` needs for the
+    numbers that go beside the image.
     """
 
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fit: str = "stretch"
+    crop: float = 1.0
+    interpolation: str = "bilinear"
     cache_size: int | None = None
     jpeg: bool = False
     how: Mapping[str, Any] = field(default_factory=dict)
@@ -147,9 +151,9 @@ class Preparation:
             return np.stack([self.fit_size(one, nearest) for one in image])
         image = image if image.ndim == 3 else image[:, :, None]
         if self.fit == "stretch":
-            return _resize(image, self.size, nearest)
+            return _resize(image, self.size, nearest, self.interpolation)
         inner, (top, left) = self._placed(*image.shape[:2])
-        image = _resize(image, inner, nearest)
+        image = _resize(image, inner, nearest, self.interpolation)
         height, width = self.size
         if self.fit == "crop":
             return image[top : top + height, left : left + width]
@@ -195,8 +199,8 @@ class Preparation:
 
     def _placed(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """For "pad" and "crop": the resized image's size, and its corner in the input (pad) or the input's in it."""
-        pick = min if self.fit == "pad" else max
-        scale = pick(self.size[0] / height, self.size[1] / width)
+        pick, crop = (min, 1.0) if self.fit == "pad" else (max, self.crop)
+        scale = pick(self.size[0] / height, self.size[1] / width) / crop
         inner = (max(1, round(height * scale)), max(1, round(width * scale)))
         return inner, (abs(self.size[0] - inner[0]) // 2, abs(self.size[1] - inner[1]) // 2)
 
@@ -215,14 +219,15 @@ def _shrink(array: np.ndarray, shorter: int) -> np.ndarray:
     return _resize(array, size, nearest=False)
 
 
-def _resize(image: np.ndarray, size: tuple[int, int], nearest: bool) -> np.ndarray:
+def _resize(image: np.ndarray, size: tuple[int, int], nearest: bool, interpolation: str = "bilinear") -> np.ndarray:
     if image.shape[:2] == size:
         return image
     if nearest:
         rows, columns = (_centres(*lengths) for lengths in zip(size, image.shape[:2], strict=True))
         return image[rows[:, None], columns]
     # As the augmentation presets do: another interpolation here than in training cost test_byobnet 4 points on digits.
-    how = cv2.INTER_AREA if size[0] * size[1] < image.shape[0] * image.shape[1] else cv2.INTER_LINEAR
+    enlarging = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
+    how = cv2.INTER_AREA if size[0] * size[1] < image.shape[0] * image.shape[1] else enlarging
     known = image if image.dtype in CV2_DTYPES else image.astype(np.float32)
     deep = known.reshape(*image.shape[:2], -1)
     fours = [np.ascontiguousarray(deep[:, :, at : at + 4]) for at in range(0, deep.shape[2], 4)]  # cv2 refuses more

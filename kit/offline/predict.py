@@ -223,7 +223,7 @@ def predict_bundle(
         parts = []
         for member in manifest.members:
             parts.append(predict_member(bundle, manifest, member, competition, frame, data, device, Path(scratch)))
-            print(f"  {member.run} fold {member.fold}: done", flush=True)
+            print(f"  {member.run} fold {member.fold if member.fold >= 0 else 'all'}: done", flush=True)
         blended = answers.blend_parts([[part] for part in parts], [member.weight for member in manifest.members])[0]
         table = submission_of(competition, frame, blended, dict(manifest.learned))
     validate(competition, frame, data, table)

@@ -22,7 +22,7 @@ from kit.offline.places import competition_folder, home_folder
 from kit.offline.predict import golden_answers
 from kit.offline.tasks import settings_of
 from kit.shipping.wheels import carry, pack
-from kit.training.rundir import Run, competition_of, find_run, require_same_code
+from kit.training.rundir import ALL, Run, competition_of, find_run, name_of_fold, require_same_code
 
 GOLDEN_SEED = 20260
 GOLDEN_COUNT = 4
@@ -41,15 +41,17 @@ class Share:
 def make_bundle(run: Run, competition: Competition, home: Path, folds: Sequence[int] | None = None) -> Path:
     """Bundle a run or a blend; returns `offline_weights/<bundle>/`, which appears whole, its manifest written last.
 
-    folds: which folds' models go in (None: all that are done). Raises RunError for a fold that is not done.
+    folds: which folds' models go in (None: every fold that is done); [ALL] takes the fit on all rows instead, promised
+    the score of its folds. Raises RunError for a fold that is not done.
     """
     shares = _shares(run, competition_folder(run.record["competition"], home))
     done = sorted(set.intersection(*(set(share.run.folds) for share in shares)))
     wanted = done if folds is None else sorted(set(folds))
     for share in shares:
-        if not wanted or set(wanted) - set(share.run.folds):
+        lacking = [name_of_fold(number) for number in wanted if not share.run.is_done(number)]
+        if lacking or not wanted:
             raise RunError(
-                f"folds {wanted or 'at least one'} of {share.run.name} done",
+                f"folds {', '.join(map(name_of_fold, wanted)) or 'at least one'} of {share.run.name} done",
                 f"done: {share.run.folds}",
                 f"kit train {run.record['competition']} {share.run.record['recipe_name']}, or name others with --folds",
             )
@@ -81,7 +83,7 @@ def make_bundle(run: Run, competition: Competition, home: Path, folds: Sequence[
 
 def bundle_name(run: Run, folds: Sequence[int] | None) -> str:
     """A name that is also a legal Kaggle dataset slug: 6 to 50 of a-z, 0-9 and single dashes."""
-    part = f"-folds-{'-'.join(map(str, folds))}" if folds is not None else ""
+    part = f"-folds-{'-'.join(map(name_of_fold, folds))}" if folds is not None else ""
     text = re.sub(r"[^a-z0-9]+", "-", f"kit-{run.record['competition']}-{run.name}{part}".lower()).strip("-")
     if len(text) <= 50:
         return text
@@ -111,17 +113,18 @@ def _member(share: Share, number: int, folds: int, competition: Competition, out
     """Copy one fold's weights under a name that carries their hash, and note what they answer to the golden inputs."""
     source = share.run.fold(number)
     sha256 = sha256_of(source / "weights.safetensors")
-    if sha256 != (share.run.read(f"fold{number}/done.json") or {})["weights_sha256"]:
+    if sha256 != (share.run.read(f"{source.name}/done.json") or {})["weights_sha256"]:
         raise RunError(
             f"{source / 'weights.safetensors'} as it was trained",
             "a changed file",
             f"delete {source} and train the fold again",
         )
-    file = f"{share.run.name}-fold{number}-{sha256[:8]}.safetensors"
+    name = f"{share.run.name}-{source.name}"
+    file = f"{name}-{sha256[:8]}.safetensors"
     shutil.copyfile(source / "weights.safetensors", out / file)
     gallery = None
     if (source / "gallery.safetensors").is_file():
-        gallery = f"{share.run.name}-fold{number}-gallery-{sha256_of(source / 'gallery.safetensors')[:8]}.safetensors"
+        gallery = f"{name}-gallery-{sha256_of(source / 'gallery.safetensors')[:8]}.safetensors"
         shutil.copyfile(source / "gallery.safetensors", out / gallery)
     model = json.loads((source / "model.json").read_text())
     member = Member(
@@ -186,7 +189,11 @@ def _finish(
     files = {path.name: {"sha256": sha256_of(path), "size": path.stat().st_size} for path in sorted(folder.iterdir())}
     folds = sorted({member.fold for member in members})
     score = run.read("score.json")
-    notes = () if len(folds) == run.record["folds_of"] else (f"folds {folds} of {run.record['folds_of']}",)
+    notes: tuple[str, ...] = ()
+    if ALL in folds:
+        notes = ("fitted on all rows; the score is that of the folds",)
+    elif len(folds) < run.record["folds_of"]:
+        notes = (f"folds {folds} of {run.record['folds_of']}",)
     first = shares[0].run.record
     manifest = Manifest(
         bundle=name,
@@ -235,7 +242,8 @@ def _provenance(
             for share in shares
         ),
         *(
-            f"- {member.file}: fold {member.fold}, weight {member.weight:.4f}, views {', '.join(member.views)}"
+            f"- {member.file}: fold {name_of_fold(member.fold)}, weight {member.weight:.4f}, "
+            f"views {', '.join(member.views)}"
             for member in members
         ),
         *(f"- pretrained weights of {backbone}: licence {licence}" for backbone, licence in licences.items()),

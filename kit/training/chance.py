@@ -29,6 +29,17 @@ def epoch_order(seed: int, fold: int, epoch: int, rows: int, repeats: int) -> li
     return draws
 
 
+def drawn_order(seed: int, fold: int, epoch: int, chances: np.ndarray) -> list[tuple[int, int]]:
+    """(position, draw number) of an epoch of N draws with replacement. chances: of each row, N float64, sum 1."""
+    chosen = np.random.default_rng([seed, fold + 1, epoch]).choice(len(chances), len(chances), p=chances)
+    seen: dict[int, int] = {}
+    draws = []
+    for at in chosen.tolist():
+        seen[at] = seen.get(at, -1) + 1
+        draws.append((at, seen[at]))
+    return draws
+
+
 def seed_step(seed: int, fold: int, step: int) -> None:
     """Seed torch, numpy and random for a training step: dropout, drop path, mixing and erasing draw from them."""
     value = int(np.random.SeedSequence([seed, fold + 1, step, 7]).generate_state(1)[0])

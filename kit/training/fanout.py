@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kit.offline.contract import Competition
-from kit.offline.errors import DataError, FoldError, examples
+from kit.offline.errors import DataError, Diverged, FoldError, RunError, examples
 from kit.offline.frames import checked
 from kit.offline.places import has_module, load_module, missing_files
 from kit.offline.tasks import settings_of, task_from
@@ -27,13 +29,14 @@ from kit.training.folds import (
     with_folds,
 )
 from kit.training.loop import Fold, train_fold
+from kit.training.pseudo import SoftLabels, require_fit, with_soft
 from kit.training.recipe import Recipe
-from kit.training.rundir import Run, locked, open_run, summarise
+from kit.training.rundir import ALL, Run, locked, name_of_fold, open_run, summarise
 
 SMOKE_ROWS = 64
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Ground:
     """What every run of a competition stands on: the checked training frame with fold numbers, and the frozen table."""
 
@@ -88,8 +91,13 @@ def train_run(
     folds: Sequence[int] | None = None,
     home: Path = Path(),
     say: Callable[[str], None] = print,
+    track: Callable[[dict[str, Any]], None] | None = None,
 ) -> Run:
-    """Train the folds of a recipe that are not done yet and score the run. folds: None for all."""
+    """Train the folds of a recipe that are not done yet and score the run.
+
+    folds: None for every fold; ALL among them is a fit on all rows, which needs every fold done: for as many epochs as
+    the recipe has, or as the folds kept at the median where they chose. A fold that diverges does not stop the others.
+    """
     competition = ground.competition.with_task(recipe.task)
     assert competition.folder is not None, "competitions are loaded from a folder"
     if recipe.task is not None:  # told now: scores and bundles build it from its settings once the folds are trained
@@ -97,39 +105,66 @@ def train_run(
     learned = competition.task.learn(ground.frame)
     run = open_run(competition, name, recipe, ground.table, ground.folds_sha256, learned, ground.scheme)
     count = run.record["folds_of"]
-    wanted = list(range(count)) if folds is None else list(folds)
-    if set(wanted) - set(range(count)):
-        raise FoldError(f"folds 0 to {count - 1}", str(wanted), "name folds of the frozen table")
+    wanted = sorted(range(count) if folds is None else set(folds), key=lambda number: (number == ALL, number))
+    if set(wanted) - {ALL, *range(count)}:
+        raise FoldError(f"folds 0 to {count - 1}, or all", str(wanted), "name folds of the frozen table")
+    soft = SoftLabels.load(home / recipe.pseudo) if recipe.pseudo else None
+    if soft is not None:
+        require_fit(soft, competition, ground.frame, ground.folds_sha256, competition.task.outputs(learned))
     train = _trainer(competition.folder)
+    failed: list[Diverged] = []
     with locked(run):
-        done = [number for number in wanted if number in run.folds]
+        done = [number for number in wanted if run.is_done(number)]
         for number in done:
-            say(f"fold {number} of {run.name} is done: skipped")
+            say(f"fold {name_of_fold(number)} of {run.name} is done: skipped")
             checkpoint.clear(run.fold(number))  # a kill may have left its state
         if done:  # the adapter's formats and score may have been mended since
             summarise(run, ground.competition, ground.frame)
         for number in wanted:
             if number in done:
                 continue
-            rows, held = split(ground.frame, number)
-            train(
-                Fold(
-                    competition=competition,
-                    recipe=recipe,
-                    learned=learned,
-                    number=number,
-                    train=rows,
-                    held=held,
-                    every=ground.frame,
-                    data=ground.data,
-                    folder=run.fold(number),
-                    cache=competition.folder / "cache",
-                    home=home,
-                    say=say,
-                )
+            everything = number == ALL
+            rows, held = (ground.frame, ground.frame.head(0)) if everything else split(ground.frame, number)
+            fold = Fold(
+                competition=competition,
+                recipe=replace(recipe, keep="last", patience=None) if everything else recipe,
+                learned=learned,
+                number=number,
+                train=rows if soft is None else with_soft(rows, soft),
+                held=held,
+                every=ground.frame if soft is None else with_soft(ground.frame, soft),
+                data=ground.data,
+                folder=run.fold(number),
+                cache=competition.folder / "cache",
+                home=home,
+                say=say,
+                track=track or (lambda line: None),
+                soft=None if soft is None else soft.of(number),
+                epochs=justified_epochs(run) if everything else None,
             )
-            summarise(run, ground.competition, ground.frame)
+            try:
+                train(fold)
+            except Diverged as error:
+                failed.append(error)
+                say(f"fold {fold.name} stopped\n{error}")
+                continue
+            if not everything:
+                summarise(run, ground.competition, ground.frame)
+    if failed:
+        raise failed[0]
     return run
+
+
+def justified_epochs(run: Run) -> int:
+    """Epochs for a fit on all rows, where nothing tells when to stop: the median of what the folds kept.
+
+    Raises RunError where a fold is not done.
+    """
+    lacking = sorted(set(range(run.record["folds_of"])) - set(run.folds))
+    if lacking:
+        found = f"folds {lacking} not done"
+        raise RunError(f"every fold of {run.name} done before a fit on all rows", found, "train them first")
+    return round(float(np.median([run.read(f"fold{number}/done.json")["kept_epoch"] for number in run.folds])))
 
 
 def _trainer(folder: Path) -> Callable[[Fold], None]:
@@ -143,7 +178,7 @@ def smoke(ground: Ground, recipe: Recipe, home: Path = Path(), say: Callable[[st
     assert competition.folder is not None, "competitions are loaded from a folder"
     rows, held = (part.head(SMOKE_ROWS) for part in split(ground.frame, 0))
     batch = min(recipe.batch_size, 16)
-    few = dataclasses.replace(recipe, epochs=1, batch_size=batch, freeze_epochs=0, mix_off_epochs=0)  # type: ignore[type-var]
+    few = replace(recipe, epochs=1, batch_size=batch, freeze_epochs=0, mix_off_epochs=0)  # type: ignore[type-var]
     with tempfile.TemporaryDirectory() as scratch:
         _trainer(competition.folder)(
             Fold(

@@ -7,9 +7,10 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from kit.offline.batches import (
 )
 from kit.offline.columns import learn_columns, table_of, table_width
 from kit.offline.contract import Competition
-from kit.offline.errors import RecipeError, RunError
+from kit.offline.errors import Diverged, RecipeError, RunError
 from kit.offline.files import sha256_of, write_json, write_whole
 from kit.offline.models import (
     ModelSpec,
@@ -55,10 +56,13 @@ from kit.offline.tasks import Learned, trained_task
 from kit.training import checkpoint, stop
 from kit.training.cache import cached_sources
 from kit.training.chance import seed_step
-from kit.training.mix import batch_mix
-from kit.training.optim import make_optimizer, make_schedule, set_frozen
+from kit.training.losses import with_loss
+from kit.training.mix import Mix, batch_mix
+from kit.training.optim import make_optimizer, make_schedule, scale_heads, set_frozen
+from kit.training.precision import choose_precision, precision_of
 from kit.training.recipe import Recipe
-from kit.training.samples import Steps, Targets, TrainingSamples
+from kit.training.rundir import ALL, name_of_fold
+from kit.training.samples import Steps, Targets, TrainingSamples, chances_of
 
 COMMIT_SECONDS = 20.0
 """Time between two commits of the state; a kill loses at most that much, a signal nothing."""
@@ -73,9 +77,11 @@ LoaderOf = Callable[[TrainingSamples, Steps, Recipe], Iterable[Any]]
 class Fold:
     """One fold to train.
 
-    train, held: rows that train and scored rows that do not, disjoint by unit and group. every: all rows, for the cache
-    that folds share. data: host files. folder: where the fold's files go. cache: the competition's cache. home: where
-    pretrained paths start.
+    number: ALL trains on every row, and has none to score. train, held: rows that train and scored rows that do not,
+    disjoint by unit and group. every: all rows, for the cache that folds share. data: host files. folder: where the
+    fold's files go. cache: the competition's cache. home: where pretrained paths start. say: is told the progress,
+    track: each line of the log. soft: targets of the last M rows of `train`, M x C float32, in the place of their
+    labels. epochs: how many of the recipe's epochs are trained, None for all.
     """
 
     competition: Competition
@@ -90,6 +96,19 @@ class Fold:
     cache: Path
     home: Path
     say: Callable[[str], None] = print
+    track: Callable[[dict[str, Any]], None] = lambda line: None
+    soft: np.ndarray | None = None
+    epochs: int | None = None
+
+    @property
+    def labelled(self) -> pd.DataFrame:
+        """The rows of `train` with labels of their own."""
+        return self.train if self.soft is None else self.train.iloc[: len(self.train) - len(self.soft)]
+
+    @property
+    def name(self) -> str:
+        """The number, or "all"."""
+        return name_of_fold(self.number)
 
 
 @dataclass(frozen=True)
@@ -114,7 +133,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     loader_of: makes the batches; None for `training_loader`.
     """
     recipe, competition = fold.recipe, fold.competition
-    task = trained_task(competition.task, fold.train)
+    task = trained_task(with_loss(recipe, competition.task, fold.labelled, fold.learned), fold.labelled)
     began = time.monotonic()
     fold.folder.mkdir(parents=True, exist_ok=True)
 
@@ -125,74 +144,104 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     samples = TrainingSamples(
         competition, fold.train, setup.sources, preparation, recipe, fold.number, fold.data, setup.masks
     )
-    steps = Steps(recipe, fold.number, len(fold.train))
+    targets = Targets(task, fold.train, fold.learned, fold.soft)
+    chances = chances_of(recipe, competition.task, fold.train, targets)
+    steps = Steps(recipe, fold.number, len(fold.train), chances)
     loader = (loader_of or training_loader)(samples, steps, recipe)
-    targets = Targets(task, fold.train, fold.learned)
     weights = torch.from_numpy(row_weights(fold.train))
+    if recipe.sampling == "weighted":
+        weights = torch.ones_like(weights)
     table = torch.from_numpy(table_of(fold.train, preparation.table))
 
     # Model, optimiser, schedule, average
     seed_step(recipe.seed, fold.number, INITIAL_WEIGHTS)
     model = build_model(setup.spec, competition)
     load_pretrained(model, setup.spec, recipe.pretrained, fold.home)
+    scale_heads(recipe, model)
     if recipe.grad_checkpointing:
         checkpoint_gradients(model)
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network: Any = torch.compile(model) if recipe.compile else model
     optimizer = make_optimizer(recipe, model)
     updates = -(-len(steps) // recipe.accumulate)
     schedule = make_schedule(recipe, optimizer, updates)
     average = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
-    cast, scaler = precision_of(recipe.precision, device)
 
-    # Where were we?
+    # Where were we? `limits`: what this machine made of the recipe
     step, best = 0, None
-    if found := checkpoint.resume(fold.folder):
+    found = checkpoint.resume(fold.folder)
+    limits: dict[str, Any] = found[1]["limits"] if found else precision_and_parts(fold, setup, model, device)
+    cast, scaler = precision_of(limits["precision"], device)
+    if found:
         step, state = found
         best = state["best"]
         restore(state, model, optimizer, scaler, average)
-        fold.say(f"fold {fold.number}: going on at epoch {step // len(steps) + 1} of {recipe.epochs}")
+        fold.say(f"fold {fold.name}: going on at epoch {step // len(steps) + 1} of {recipe.epochs}")
     keep_log(fold.folder / "log.jsonl", step // len(steps))
+
+    def commit() -> None:
+        checkpoint.commit(fold.folder, step, state_of(model, optimizer, scaler, average, best, limits))
+
+    if not found and recipe.precision == "auto" and device.type == "cpu":
+        commit()  # another trial might choose otherwise
+
+    def gradients(batches: list[Any], epoch: int, mix: Mix) -> list[Tensor]:
+        """Add up the gradients of an update's batches, each in as many parts as memory asks for; returns the losses."""
+        optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for number, (positions, images, masks) in enumerate(batches, step):
+            seed_step(recipe.seed, fold.number, number)
+            inputs, beside = to_device(images, table[positions], preparation, device)
+            wanted = masks.to(device).movedim(-1, 1).float() if task.dense else targets[positions].to(device)
+            wanted = task.smooth(wanted, recipe.label_smoothing) if recipe.label_smoothing else wanted
+            inputs, wanted, weight = mix(inputs, wanted, weights[positions].to(device), beside)
+            loss = torch.zeros((), device=device)
+            for part, share in in_parts(weight, limits["parts"]):
+                with cast():
+                    outputs = network(channels_last(inputs[part]), **{name: of[part] for name, of in beside.items()})
+                    of_part = task.loss(outputs, wanted[part], weight[part]) * share
+                scaler.scale(of_part / len(batches)).backward()
+                loss += of_part.detach()
+            require_finite("loss", loss, fold, epoch, number % len(steps), positions, optimizer)
+            losses.append(loss)
+        return losses
 
     # Train
     committed = time.monotonic()
     with stop.held() as asked:  # a signal waits for the next commit
-        for epoch in range(step // len(steps), recipe.epochs):
+        for epoch in range(step // len(steps), fold.epochs or recipe.epochs):
             if recipe.patience and epoch - (best["epoch"] if best else 0) >= recipe.patience:
-                fold.say(f"fold {fold.number}: no better score for {recipe.patience} epochs")
+                fold.say(f"fold {fold.name}: no better score for {recipe.patience} epochs")
                 break
             model.train()
             set_frozen(recipe, model, epoch)
             mix = batch_mix(recipe, device.type, epoch)
             steps.epoch, steps.first = epoch, step % len(steps)
-            started, losses = time.monotonic(), []
-            for at, (positions, images, masks) in enumerate(loader, steps.first):
-                seed_step(recipe.seed, fold.number, step)
-                update, within = divmod(at, recipe.accumulate)
-                if within == 0:
-                    schedule.step_update(epoch * updates + update)
-                    optimizer.zero_grad(set_to_none=True)
-                inputs, beside = to_device(images, table[positions], preparation, device)
-                wanted = masks.to(device).movedim(-1, 1).float() if task.dense else targets[positions].to(device)
-                wanted = task.smooth(wanted, recipe.label_smoothing) if recipe.label_smoothing else wanted
-                inputs, wanted, weight = mix(inputs, wanted, weights[positions].to(device), beside)
-                with cast():
-                    loss = task.loss(model(channels_last(inputs), **beside), wanted, weight)
-                require_finite(loss, fold, epoch, at, positions, optimizer)
-                losses.append(loss.detach())
-                grouped = min(recipe.accumulate, len(steps) - update * recipe.accumulate)
-                scaler.scale(loss / grouped).backward()
-                step += 1
-                if within + 1 < grouped:
-                    continue
+            started, seen = time.monotonic(), 0
+            losses: list[Tensor] = []
+            for batches in grouped(loader, recipe.accumulate):
+                at = step % len(steps)
+                update = epoch * updates + at // recipe.accumulate
+                schedule.step_update(update)
+                done: list[Tensor] | None = None
+                while done is None:
+                    with suppress(torch.OutOfMemoryError):
+                        done = gradients(batches, epoch, mix)
+                    if done is None:  # told here, where the tensors of the failed pass are gone
+                        limits["parts"] = more_parts(fold, limits["parts"])
+                if not scaler.is_enabled():
+                    rows = torch.cat([positions for positions, *_ in batches])
+                    require_finite("gradient", norm_of_gradients(model), fold, epoch, at, rows, optimizer)
                 if recipe.clip_grad:
                     scaler.unscale_(optimizer)
                     dispatch_clip_grad(model.parameters(), recipe.clip_grad, recipe.clip_mode)
                 scaler.step(optimizer)
                 scaler.update()
                 if average:
-                    average.update(model, step=epoch * updates + update)
-                if (asked or time.monotonic() - committed > COMMIT_SECONDS) and at + 1 < len(steps):
-                    checkpoint.commit(fold.folder, step, state_of(model, optimizer, scaler, average, best))
+                    average.update(model, step=update)
+                step, seen, losses = step + len(batches), seen + sum(len(one[0]) for one in batches), losses + done
+                if (asked or time.monotonic() - committed > COMMIT_SECONDS) and step % len(steps):
+                    commit()
                     committed = time.monotonic()
                     asked.leave()
             seconds = time.monotonic() - started
@@ -204,10 +253,10 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
                 best = {"epoch": epoch + 1, "score": score}
                 if recipe.keep == "best":
                     write_whole(fold.folder / "best.safetensors", weights_of(shown))
-            speed = len(losses) * recipe.batch_size / max(seconds, 1e-9)
+            speed = seen / max(seconds, 1e-9)
             report(fold, epoch, losses, score, optimizer.param_groups[-1]["lr"], speed, time.monotonic() - began)
             if asked or (time.monotonic() - committed > COMMIT_SECONDS and epoch + 1 < recipe.epochs):
-                checkpoint.commit(fold.folder, step, state_of(model, optimizer, scaler, average, best))
+                commit()
                 committed = time.monotonic()
                 asked.leave()
 
@@ -218,8 +267,8 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     write_whole(fold.folder / "weights.safetensors", weights_of(final))
     write_json(fold.folder / "model.json", model_record(setup))
     score = evaluate(fold, setup, final, device, recipe.tta, fold.folder)
-    done = {
-        "fold": fold.number,
+    record = {
+        "fold": fold.name,
         "score": score if np.isfinite(score) else None,
         "epochs": epochs,
         "kept_epoch": best["epoch"] if best and recipe.keep == "best" else epochs,
@@ -227,11 +276,46 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
         "seconds": round(time.monotonic() - began, 2),
         "peak_memory_mb": peak_memory_mb(device),
         "device": str(device),
+        **limits,
         "weights_sha256": sha256_of(fold.folder / "weights.safetensors"),
     }
-    write_json(fold.folder / "done.json", done)
+    write_json(fold.folder / "done.json", record)
     checkpoint.clear(fold.folder)
     (fold.folder / "best.safetensors").unlink(missing_ok=True)
+
+
+def grouped(loader: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """The batches of an update at a time: `size` of them, fewer at the end."""
+    batches = iter(loader)
+    while group := list(islice(batches, size)):
+        yield group
+
+
+def in_parts(weight: Tensor, parts: int) -> Iterator[tuple[slice, Tensor | float]]:
+    """Slices of a batch and each one's share of its weight (N), so that losses of parts add up to that of the batch."""
+    if parts == 1:
+        yield slice(None), 1.0
+        return
+    for rows in torch.arange(len(weight)).chunk(parts):
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        yield part, weight[part].sum() / weight.sum().clamp_min(1e-12)
+
+
+def more_parts(fold: Fold, parts: int) -> int:
+    """Twice as many parts of a batch after memory ran out. Raises RunError where a part is one image already."""
+    recipe = fold.recipe
+    if parts >= recipe.batch_size:
+        found = f"out of memory with one image of {recipe.image_size} pixels through {recipe.backbone}"
+        raise RunError("memory for a step of one image", found, "use a smaller image_size or backbone")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    fold.say(f"fold {fold.name}: out of memory; batches of {recipe.batch_size} go in {2 * parts} parts from here on")
+    return 2 * parts
+
+
+def norm_of_gradients(model: nn.Module) -> Tensor:
+    """The norm of all gradients."""
+    return torch.nn.utils.get_total_norm([one.grad for one in model.parameters() if one.grad is not None])
 
 
 def set_up(fold: Fold) -> Setup:
@@ -239,7 +323,7 @@ def set_up(fold: Fold) -> Setup:
     recipe, competition, task = fold.recipe, fold.competition, fold.competition.task
     if not (competition.folder and has_module(competition.folder, "model")):
         require_backbone(recipe.backbone)  # before the cache, which takes minutes
-    if len(fold.train) < 2 or not len(fold.held):
+    if len(fold.train) < 2 or not (len(fold.held) or fold.number == ALL):
         found = f"{len(fold.train)} that train, {len(fold.held)} that score"
         raise RunError(f"at least 2 rows that train and 1 that scores in fold {fold.number}", found, "use fewer folds")
     if task.dense and recipe.cache_size is not None:
@@ -248,7 +332,7 @@ def set_up(fold: Fold) -> Setup:
             f"cache_size={recipe.cache_size}, which shrinks images and not their masks",
             "drop it, or let the adapter's read and read_target shrink both by a setting in the recipe's `read`",
         )
-    row = RowsOf(fold.held)(0)
+    row = RowsOf(fold.train)(0)
     # The image that tells the channels comes from the cache, so that each source is read once.
     stored = Preparation(
         size=recipe.size,
@@ -265,8 +349,11 @@ def set_up(fold: Fold) -> Setup:
     channels = example.shape[-1]
     config = input_config(recipe.backbone, channels, recipe.pretrained, fold.home)
     columns = learn_columns(fold.train, competition.table)
-    preparation = replace(stored, mean=config.mean, std=config.std, table=columns)
-    outputs = len(trained_task(task, fold.train).outputs(fold.learned))
+    crop = recipe.crop_pct or config.crop
+    preparation = replace(
+        stored, mean=config.mean, std=config.std, crop=crop, interpolation=config.interpolation, table=columns
+    )
+    outputs = len(trained_task(task, fold.labelled).outputs(fold.learned))
     spec = ModelSpec(
         recipe.backbone,
         outputs,
@@ -322,36 +409,31 @@ def checkpoint_gradients(model: nn.Module) -> None:
         raise RecipeError("a network with gradient checkpointing", found, "drop grad_checkpointing") from None
 
 
+def precision_and_parts(fold: Fold, setup: Setup, model: nn.Module, device: torch.device) -> dict[str, Any]:
+    """What this machine makes of a recipe: its precision, tried on up to 8 random inputs; at first, whole batches."""
+    spec, rows = setup.spec, min(fold.recipe.batch_size, 8)
+    inputs = torch.randn(rows, *setup.example.shape[:-3], spec.channels, *spec.size, device=device)
+    beside = {"table": torch.zeros(rows, spec.table, device=device)} if spec.table else {}
+    precision = choose_precision(fold.recipe.precision, device, model, channels_last(inputs), **beside)
+    return {"precision": precision, "parts": 1}
+
+
 def channels_last(images: Tensor) -> Tensor:
     """N x C x H x W in the memory order that convolutions like; bags stay as they are."""
     return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
 
 
-def precision_of(
-    name: str, device: torch.device
-) -> tuple[Callable[[], AbstractContextManager[Any]], torch.amp.GradScaler]:
-    """(autocast, gradient scaler). Auto: bf16 if the GPU has it (a T4 only emulates it), else fp16; fp32 on the CPU."""
-    if name == "auto":
-        real = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        name = "fp32" if device.type == "cpu" else "bf16" if real else "fp16"
-    scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
-    if name == "fp32":
-        return nullcontext, scaler
-    dtype = torch.bfloat16 if name == "bf16" else torch.float16
-    return lambda: torch.autocast(device.type, dtype), scaler
-
-
 def require_finite(
-    loss: Tensor, fold: Fold, epoch: int, at: int, positions: Tensor, optimizer: torch.optim.Optimizer
+    what: str, value: Tensor, fold: Fold, epoch: int, at: int, positions: Tensor, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Stop the fold where the loss is no number, naming step, learning rate and rows; the last commit stays."""
-    if torch.isfinite(loss):
+    """Stop the fold where the loss or gradient is no number, naming step, rate and rows; the last commit stays."""
+    if torch.isfinite(value):
         return
     ids = fold.train["sample_id"].iloc[positions.tolist()].tolist()
     lr = optimizer.param_groups[-1]["lr"]
-    raise RunError(
-        f"a finite loss in fold {fold.number}",
-        f"{loss.item()} at epoch {epoch + 1}, step {at + 1}, lr {lr:.2g}, rows {', '.join(ids[:8])}",
+    raise Diverged(
+        f"a finite {what} in fold {fold.name}",
+        f"{value.item()} at epoch {epoch + 1}, step {at + 1}, lr {lr:.2g}, rows {', '.join(ids[:8])}",
         "lower lr, set clip_grad, use precision='fp32', or look at those rows",
     )
 
@@ -359,20 +441,26 @@ def require_finite(
 def evaluate(
     fold: Fold, setup: Setup, model: nn.Module, device: torch.device, views: tuple[str, ...], keep: Path | None
 ) -> float:
-    """The score of the held-out rows; their predictions (and the gallery of a retrieval task) are kept in `keep`."""
+    """The score of the held-out rows, NaN where there are none.
+
+    Their predictions, and the gallery of a retrieval task, are kept in `keep`.
+    """
     competition = fold.competition
+    if not len(fold.held) and not (keep and competition.task.retrieval):
+        return float("nan")
     with tempfile.TemporaryDirectory() as scratch:
-        folder = keep or Path(scratch)
-        predictions = predict(fold, setup, model, device, views, fold.held, folder / "oof")
-        gallery = None
+        folder, gallery = keep or Path(scratch), None
         if competition.task.retrieval:
             known = predict(fold, setup, model, device, views, fold.train, Path(scratch) / "gallery")
             assert isinstance(known, Predictions)
             gallery = Gallery(tuple(fold.train[competition.task.columns[0]]), known.values)
+            if keep:
+                gallery.save(keep / "gallery.safetensors")
+        if not len(fold.held):
+            return float("nan")
+        predictions = predict(fold, setup, model, device, views, fold.held, folder / "oof")
         if keep and isinstance(predictions, Predictions):
             predictions.save(keep / "oof.npz")
-        if keep and gallery:
-            gallery.save(keep / "gallery.safetensors")
         part = part_of(competition, fold.held, predictions, gallery)
         return score_of(competition, fold.held, [part], fold.learned)
 
@@ -409,6 +497,7 @@ def state_of(
     scaler: torch.amp.GradScaler,
     average: ModelEmaV3 | None,
     best: dict[str, Any] | None,
+    limits: dict[str, Any],
 ) -> dict[str, Any]:
     """All that a fold needs to go on; generators are not among it, since every draw is counted."""
     return {
@@ -417,6 +506,7 @@ def state_of(
         "scaler": scaler.state_dict(),
         "average": average.module.state_dict() if average else None,
         "best": best,
+        "limits": limits,
     }
 
 
@@ -454,15 +544,17 @@ def keep_log(path: Path, epochs: int) -> None:
 def report(fold: Fold, epoch: int, losses: list[Tensor], score: float, lr: float, speed: float, elapsed: float) -> None:
     """One line on the screen and one in log.jsonl."""
     loss = float(torch.stack(losses).mean()) if losses else float("nan")
-    left = elapsed / (epoch + 1) * (fold.recipe.epochs - epoch - 1)
+    epochs = fold.epochs or fold.recipe.epochs
+    left = elapsed / (epoch + 1) * (epochs - epoch - 1)
     fold.say(
-        f"fold {fold.number}  epoch {epoch + 1:>3}/{fold.recipe.epochs}  loss {loss:.4f}  score {score:.4f}"
+        f"fold {fold.name}  epoch {epoch + 1:>3}/{epochs}  loss {loss:.4f}  score {score:.4f}"
         f"  {speed:.0f} images/s  {left:.0f} s left"
     )
     told = score if np.isfinite(score) else None
     line = {"epoch": epoch + 1, "loss": loss, "score": told, "lr": lr, "images_per_second": round(speed, 1)}
     with (fold.folder / "log.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
+    fold.track(line)
 
 
 def peak_memory_mb(device: torch.device) -> int:

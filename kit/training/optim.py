@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import timm
+import torch
 from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
@@ -73,12 +74,24 @@ def heads_of(model: nn.Module) -> list[nn.Module]:
     classifier: Any = getattr(model, "get_classifier", None)
     if classifier is None:
         raise RecipeError(
-            "a network with get_classifier() where head_lr_scale or freeze_epochs is set",
+            "a network with get_classifier() where head_lr_scale, head_init_scale or freeze_epochs is set",
             type(model).__name__,
             "give the network in model.py that method, or drop the field",
         )
     found = classifier()
     return list(found) if isinstance(found, tuple | list) else [found]  # distilled networks have two
+
+
+def scale_heads(recipe: Recipe, model: nn.Module) -> None:
+    """Multiply the head's initial weights and biases by the recipe's `head_init_scale`, as timm's script does."""
+    if recipe.head_init_scale == 1.0:
+        return
+    with torch.no_grad():
+        for head in heads_of(model):
+            for module in head.modules():
+                for value in (getattr(module, "weight", None), getattr(module, "bias", None)):
+                    if value is not None and not isinstance(module, _BatchNorm):
+                        value.mul_(recipe.head_init_scale)
 
 
 def set_frozen(recipe: Recipe, model: nn.Module, epoch: int) -> None:

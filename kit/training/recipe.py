@@ -42,12 +42,24 @@ class Recipe:
     """Shorter side of cached images in pixels: read once at that size. None keeps the native size."""
     cache: Literal["raw", "jpeg", "off"] = "raw"
     """How decoded sources are kept: as they are, as JPEG of quality 95 (a tenth of the disk, 8-bit), or not at all."""
+    start_size: int | tuple[int, int] | None = None
+    """Size of the first epochs' images, which then grow evenly to image_size and reach it for the last quarter. None:
+    image_size from the start. Transformers need model={"dynamic_img_size": true}."""
     fit: Literal["stretch", "pad", "crop"] = "stretch"
     """How an image meets the input size in evaluation: stretched whole, padded to keep the aspect, or its centre."""
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
+    """With fit="crop", the input's side over the resized image's shorter one; None takes the backbone's own."""
     read: Mapping[str, Any] = field(default_factory=dict)
     """Settings handed to the adapter's read and cut (mel bands, windows, channels)."""
     task: Task | None = None
     """Another task over the competition's columns (another loss or head); members with the same outputs blend."""
+
+    pseudo: str | None = None
+    """A file of `kit predict RUN --frame F --out FILE.npz`, below home: its rows train too, each fold with the soft
+    labels of its own teacher."""
+    sampling: Literal["all", "balanced", "weighted"] = "all"
+    """Rows of an epoch: each once; or drawn with replacement, every class as often (rows of several labels as their
+    rarest), or as the column `weight` says, which the loss then leaves out."""
 
     epochs: Count = 10
     """Passes over the training rows. Long cosine schedules win: train longer before you change the model."""
@@ -75,6 +87,14 @@ class Recipe:
     """Linear warm-up from a hundredth of lr, within `epochs`."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the moving average of weights that is then evaluated and shipped; warmed up. None: no average."""
+    loss: Literal["ce", "bce", "focal", "asl"] | None = None
+    """Another loss than the task's, for tasks of classes: softmax or binary cross-entropy (timm's), focal (Lin et al.
+    2017), asymmetric (timm's; Ben-Baruch et al. 2020)."""
+    loss_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of that loss: target_threshold of bce; gamma (2) of focal; gamma_neg, gamma_pos, clip of asl."""
+    class_weights: Literal["neg_pos", "inv_freq", "effective_num"] | None = None
+    """timm's class weights, from the rows that train. neg_pos: a class's negatives over its positives, for bce and asl.
+    inv_freq, effective_num (Cui et al. 2019): rare classes count more."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a target spread over all classes."""
     clip_grad: Positive | None = None
@@ -85,12 +105,16 @@ class Recipe:
     """First epochs in which the head alone learns and batch-norm of the backbone keeps its statistics."""
     model: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the network: timm's create_model, or the head's (bag, centres, decoder)."""
+    head_init_scale: Annotated[float, Field(ge=0)] = 1.0
+    """Factor on the head's initial weights; 0 begins without an opinion, as AugReg's fine-tuning does."""
     drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout before the head."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth."""
     grad_checkpointing: bool = False
     """Compute activations again in the backward pass: slower, with less memory."""
+    compile: bool = False
+    """Train through torch.compile: minutes at the start of a fold, faster steps on newer GPUs."""
 
     augment: Augment = presets.photo
     """A function: size (height, width) -> albumentations Compose."""
@@ -106,7 +130,8 @@ class Recipe:
     tta: tuple[str, ...] = ("identity",)
     """Views averaged in evaluation; see kit.offline.views."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Arithmetic of training: auto is bf16 on GPUs that really have it, fp16 on older ones, fp32 on the CPU."""
+    """Arithmetic of training: auto is bf16 on GPUs that really have it and fp16 on older ones; on the CPU bf16 where it
+    has instructions for it and a short trial with this network shows a gain, else fp32."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Loader processes; None chooses by the cores."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -122,7 +147,7 @@ class Recipe:
             view_of(name)
         if not self.tta:
             raise RecipeError("at least one view in tta", "none", 'use tta=("identity",)')
-        for name in ("read", "model"):
+        for name in ("read", "model", "loss_arguments"):
             try:
                 json.dumps(dict(getattr(self, name)))
             except TypeError as error:
@@ -131,13 +156,34 @@ class Recipe:
         if self.epochs <= max(self.freeze_epochs, self.mix_off_epochs):
             found = f"freeze_epochs={self.freeze_epochs}, mix_off_epochs={self.mix_off_epochs} of {self.epochs}"
             raise RecipeError("fewer freeze_epochs and mix_off_epochs than epochs", found, "mend the recipe")
-        if min(self.size) < 8:
+        if min(*self.size, *self.size_at(0)) < 8:
             raise RecipeError("an image_size of at least 8 pixels", str(self.image_size), "mend the recipe")
+        if self.loss is None and self.loss_arguments:
+            raise RecipeError("a loss for loss_arguments", str(dict(self.loss_arguments)), "set loss, or drop them")
+        if self.pseudo and self.sampling == "balanced":
+            raise RecipeError("labels of all rows for sampling='balanced'", "pseudo", "use sampling='weighted'")
+        if self.repeats > 1 and self.sampling != "all":
+            raise RecipeError('sampling="all" with repeats', self.sampling, "drop one of them")
 
     @property
     def size(self) -> tuple[int, int]:
         """Input height and width in pixels."""
-        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+        return _pair(self.image_size)
+
+    def size_at(self, epoch: int) -> tuple[int, int]:
+        """Height and width of training images in an epoch (from 0), multiples of 32 pixels while they grow."""
+        if self.start_size is None:
+            return self.size
+        share, start = epoch / (0.75 * self.epochs), _pair(self.start_size)
+        if not 0 < share < 1:
+            return self.size if share else start
+        sides = (small + share * (full - small) for small, full in zip(start, self.size, strict=True))
+        height, width = (round(side / 32) * 32 for side in sides)
+        return height, width
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}  # type: ignore[arg-type]
@@ -203,7 +249,7 @@ def _parsed(name: str, text: str) -> Any:
         return presets.PRESETS[text]
     hint = typing.get_type_hints(Recipe, include_extras=True)[name]
     value: Any = text
-    if name in ("read", "model"):
+    if name in ("read", "model", "loss_arguments"):
         value = _mapping(text)
     elif text.lower() == "none" and type(None) in typing.get_args(hint):
         return None

@@ -26,13 +26,15 @@ from kit.offline.contract import Competition
 from kit.offline.errors import NotFound, RunError, did_you_mean
 from kit.offline.files import sha256_of, write_json, write_whole
 from kit.offline.models import require_weights
-from kit.offline.places import has_module, load_module
+from kit.offline.places import competition_folder, has_module, home_folder, list_competitions, load_module
 from kit.offline.predictions import Gallery, Predictions, join, load_predictions
 from kit.offline.tasks import Learned, settings_of, task_from
 from kit.training.code import code_hash, function_hash
 from kit.training.recipe import FIELDS, Recipe, plain
 
 SCHEMA = 1
+ALL = -1
+"""In the place of a fold's number: the fit on all rows."""
 PACKAGES = ("torch", "timm", "numpy", "pandas", "scikit-learn", "opencv-python-headless", "pillow", "albumentations")
 FEEDING = ("read", "cut", "combine")
 """Members of the adapter that stand between a file and a prediction."""
@@ -59,8 +61,12 @@ class Run:
         return sorted(int(path.parent.name.removeprefix("fold")) for path in self.folder.glob("fold*/done.json"))
 
     def fold(self, number: int) -> Path:
-        """The folder of one fold."""
-        return self.folder / f"fold{number}"
+        """The folder of one fold, or of the fit on all rows."""
+        return self.folder / ("all" if number == ALL else f"fold{number}")
+
+    def is_done(self, number: int) -> bool:
+        """Whether a fold, or the fit on all rows, is trained."""
+        return (self.fold(number) / "done.json").is_file()
 
     @property
     def is_blend(self) -> bool:
@@ -70,6 +76,11 @@ class Run:
         """A JSON file of the run, or None where it is not there yet."""
         path = self.folder / file
         return json.loads(path.read_text()) if path.is_file() else None
+
+
+def name_of_fold(number: int) -> str:
+    """A fold's number as text, or "all"."""
+    return "all" if number == ALL else str(number)
 
 
 def open_run(
@@ -122,6 +133,7 @@ def _shaping(folder: Path, recipe: Recipe, folds_sha256: str, learned: Learned) 
         "learned": learned,
         "code": code,
         "pretrained": _weights_hash(recipe, folder),
+        "pseudo": _pseudo_hash(recipe, folder),
     }
 
 
@@ -171,6 +183,12 @@ def _weights_hash(recipe: Recipe, folder: Path) -> str:
     return sha256_of(file) if isinstance(recipe.pretrained, str) and file.is_file() else str(recipe.pretrained)
 
 
+def _pseudo_hash(recipe: Recipe, folder: Path) -> str | None:
+    """Hash of the soft labels, so that others at the same path are another run."""
+    file = folder.parent.parent / str(recipe.pseudo)
+    return sha256_of(file) if recipe.pseudo and file.is_file() else recipe.pseudo
+
+
 def read_run(folder: Path) -> Run:
     """The run in a folder."""
     return Run(folder, json.loads((folder / "run.json").read_text()))
@@ -194,6 +212,16 @@ def find_run(competition_folder: Path, name: str) -> Run:
         else f"runs: {', '.join(runs) or 'none'}"
     )
     raise NotFound(f"a run {name!r} in {competition_folder / 'runs'}", several, did_you_mean(name, runs))
+
+
+def find_run_anywhere(name: str, home: Path | None = None) -> Run:
+    """The run of that name in any competition; names end in a hash, so they hardly meet. Raises NotFound."""
+    folders = [competition_folder(each, home) for each in list_competitions(home)]
+    found = {run.name: run for folder in folders for run in list_runs(folder)}
+    if name not in found:
+        fix = did_you_mean(name, found)
+        raise NotFound(f"a run {name!r} below {home_folder(home) / 'competitions'}", f"{len(found)} others", fix)
+    return found[name]
 
 
 def competition_of(run: Run, competition: Competition) -> Competition:
@@ -330,7 +358,8 @@ def table_of(runs: list[Run]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "run": run.name,
-                "folds": f"{len(score.get('folds', {}))}/{run.record['folds_of']}",
+                "folds": f"{len(score.get('folds', {}))}/{run.record['folds_of']}"
+                + (" and all" if run.is_done(ALL) else ""),
                 "pooled": score.get("pooled"),
                 "spread": score.get("spread"),
                 "cross_fitted": score.get("cross_fitted"),

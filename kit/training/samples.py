@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import albumentations as A
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -16,9 +17,10 @@ from torch.utils.data import Dataset, Sampler
 
 from kit.offline.batches import FileSources, RowsOf, Sources, tensor
 from kit.offline.contract import Competition
+from kit.offline.errors import RecipeError
 from kit.offline.pixels import Preparation
-from kit.offline.tasks import Learned, Task
-from kit.training.chance import draw, draws_per_epoch, epoch_order
+from kit.offline.tasks import Binary, Learned, Multiclass, Multilabel, Ordinal, Retrieval, Task
+from kit.training.chance import draw, drawn_order, draws_per_epoch, epoch_order
 from kit.training.recipe import Recipe
 
 TARGET_ROWS = 4096
@@ -48,26 +50,42 @@ class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
         self.masks = masks or FileSources(
             competition, data, replace(preparation, cache_size=None, jpeg=False), "read_target"
         )
-        self.seed, self.fold, self.length, self.row = recipe.seed, fold, len(frame), RowsOf(frame)
-        self.compose = recipe.augment(preparation.size)
+        self.recipe, self.fold, self.length, self.row = recipe, fold, len(frame), RowsOf(frame)
+        self.fitted: dict[tuple[int, int], tuple[A.Compose, Preparation]] = {}
 
     def __len__(self) -> int:
         return self.length
 
+    def at_size(self, size: tuple[int, int]) -> tuple[A.Compose, Preparation]:
+        """Augmentation and preparation for images of a size, made once each."""
+        if size not in self.fitted:
+            compose = resized_alike(self.recipe.augment(size), self.preparation.interpolation)
+            self.fitted[size] = compose, replace(self.preparation, size=size)
+        return self.fitted[size]
+
     def __getitem__(self, key: Key) -> tuple[int, Tensor, Tensor]:
         at, epoch, number = key
         row, how = self.row(at), self.preparation.how
+        compose, preparation = self.at_size(self.recipe.size_at(epoch))
 
         def rng() -> np.random.Generator:
             """Begun anew for the image, its mask and the augmentation, so that a mask is cut as its image is."""
-            return draw(self.seed, self.fold, epoch, number, row["sample_id"])
+            return draw(self.recipe.seed, self.fold, epoch, number, row["sample_id"])
 
         image, mask = self.competition.cut(self.sources(row), row, how, rng()), None
         if self.competition.task.dense:
             mask = self.competition.cut(self.masks(row), row, how, rng())
-        image, mask = augmented(self.compose, image, mask, rng())
-        shown = torch.zeros(0) if mask is None else tensor(self.preparation.fit_size(mask, nearest=True))
-        return at, tensor(self.preparation.fit_size(image)), shown
+        image, mask = augmented(compose, image, mask, rng())
+        shown = torch.zeros(0) if mask is None else tensor(preparation.fit_size(mask, nearest=True))
+        return at, tensor(preparation.fit_size(image)), shown
+
+
+def resized_alike(compose: A.Compose, interpolation: str) -> A.Compose:
+    """The augmentation, whose resizing enlarges by the interpolation that evaluation uses."""
+    for transform in compose.transforms:
+        if isinstance(transform, A.Resize | A.RandomResizedCrop):
+            transform.interpolation = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
+    return compose
 
 
 def augmented(
@@ -90,22 +108,55 @@ class Targets:
     """Targets of a frame's rows, kept without their zeros: one-hot rows of hotel_id's 7,700 labels would take 3 GB.
 
     Indexed by positions (N) they are N x K float32. Dense tasks, whose masks come with the images, have none here.
+    soft: targets of the last M rows, M x K float32, whose labels are not looked at.
     """
 
-    def __init__(self, task: Task, frame: pd.DataFrame, learned: Learned):
-        some = range(0, 0 if task.dense else len(frame), TARGET_ROWS)
-        parts = [csr_array(task.targets(frame.iloc[at : at + TARGET_ROWS], learned)) for at in some]
+    def __init__(self, task: Task, frame: pd.DataFrame, learned: Learned, soft: np.ndarray | None = None):
+        hard = frame if soft is None else frame.iloc[: len(frame) - len(soft)]
+        some = range(0, 0 if task.dense else len(hard), TARGET_ROWS)
+        parts = [csr_array(task.targets(hard.iloc[at : at + TARGET_ROWS], learned)) for at in some]
+        parts += [] if soft is None else [csr_array(soft)]
         self.rows = csr_array(vstack(parts)) if parts else csr_array((0, 0), dtype=np.float32)
 
     def __getitem__(self, positions: Tensor) -> Tensor:
         return torch.from_numpy(self.rows[positions.numpy()].toarray())
 
 
-class Steps(Sampler[list[Key]]):
-    """The batches of an epoch, from step `first` on; set `epoch` and `first` before each pass."""
+def chances_of(recipe: Recipe, task: Task, frame: pd.DataFrame, targets: Targets) -> np.ndarray | None:
+    """How likely each draw of an epoch is each row, N float64 of sum 1; None where each row comes once.
 
-    def __init__(self, recipe: Recipe, fold: int, rows: int):
-        self.recipe, self.fold, self.rows = recipe, fold, rows
+    Raises RecipeError for "balanced" without classes and for "weighted" without weights.
+    """
+    if recipe.sampling == "all":
+        return None
+    if recipe.sampling == "weighted":
+        if "weight" not in frame.columns:
+            found = f"columns {', '.join(frame.columns)}"
+            raise RecipeError('a column weight for sampling="weighted"', found, "add it in train_frame")
+        return _shares(frame["weight"].to_numpy(np.float64))
+    if isinstance(task, Multilabel):
+        rare = targets.rows.multiply(1 / np.maximum(targets.rows.sum(axis=0), 1)).max(axis=1).toarray().ravel()
+        without = rare == 0  # rows without a label are a class of their own
+        return _shares(np.where(without, 1 / max(without.sum(), 1), rare))
+    if isinstance(task, Multiclass | Binary | Ordinal | Retrieval):
+        labels = frame[task.columns[0]]
+        return _shares(1 / labels.map(labels.value_counts()).to_numpy(np.float64))
+    fix = 'use sampling="weighted" with a column weight'
+    raise RecipeError('a task of classes for sampling="balanced"', type(task).__name__, fix)
+
+
+def _shares(weights: np.ndarray) -> np.ndarray:
+    return weights / weights.sum()
+
+
+class Steps(Sampler[list[Key]]):
+    """The batches of an epoch, from step `first` on; set `epoch` and `first` before each pass.
+
+    chances: of each row, as `chances_of` gives them.
+    """
+
+    def __init__(self, recipe: Recipe, fold: int, rows: int, chances: np.ndarray | None = None):
+        self.recipe, self.fold, self.rows, self.chances = recipe, fold, rows, chances
         self.epoch, self.first = 0, 0
 
     def __len__(self) -> int:
@@ -114,7 +165,10 @@ class Steps(Sampler[list[Key]]):
         return whole + (rest > 1 or (whole == 0 and rest == 1))
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = epoch_order(self.recipe.seed, self.fold, self.epoch, self.rows, self.recipe.repeats)
+        if self.chances is None:
+            order = epoch_order(self.recipe.seed, self.fold, self.epoch, self.rows, self.recipe.repeats)
+        else:
+            order = drawn_order(self.recipe.seed, self.fold, self.epoch, self.chances)
         size = self.recipe.batch_size
         for step in range(self.first, len(self)):
             yield [(at, self.epoch, number) for at, number in order[step * size : (step + 1) * size]]

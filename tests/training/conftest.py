@@ -59,7 +59,7 @@ from kit.training import Recipe, augment
 
 tiny = Recipe(
     backbone="test_resnet", pretrained=False, image_size=32, epochs=2, batch_size=8, lr=3e-3, workers=0,
-    augment=augment.square,
+    augment=augment.square, precision="fp32",
 )
 """
 COLOURS = {"blue": (40, 60, 190), "green": (40, 190, 60), "red": (190, 50, 40)}

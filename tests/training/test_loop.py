@@ -324,16 +324,6 @@ def test_accumulation_updates_as_the_larger_batch_does(world, monkeypatch):
     assert len(updates_of(world, monkeypatch, batch_size=7, accumulate=3)) == 2 * 2
 
 
-def test_precision_follows_the_device():
-    """Auto is full precision on the CPU, without a scaler; a named type casts, and fp16 alone scales on a GPU."""
-    cpu = torch.device("cpu")
-    for name, dtype in (("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        cast, scaler = loop.precision_of(name, cpu)
-        with cast():
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-        assert not scaler.is_enabled()
-
-
 def test_scores_without_number_are_never_the_best():
     """NaN beats nothing; better means greater or smaller as the competition says; an equal score keeps the earlier."""
     assert not loop.is_better(float("nan"), None, True)
