@@ -175,16 +175,24 @@ def train(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="One short epoch on 64 rows, nothing kept: does it hang together?")
     ] = False,
+    track: Annotated[
+        str | None,
+        typer.Option(help="Tell each epoch to tensorboard or wandb as well as to log.jsonl.", show_default=False),
+    ] = None,
     scheme: Annotated[str | None, typer.Option(help="A named fold scheme.", show_default=False)] = None,
     data: Data = None,
     home: Home = None,
 ) -> None:
     """Train the folds of a recipe. The same command goes on where it stopped."""
+    from kit.offline.errors import RecipeError, did_you_mean
     from kit.offline.places import home_folder, load_competition
     from kit.training import fanout
     from kit.training.recipe import find_recipe, override
     from kit.training.rundir import table_of
+    from kit.training.track import TRACKERS
 
+    if track not in (None, *TRACKERS):
+        raise RecipeError(f"--track out of {', '.join(TRACKERS)}", repr(track), did_you_mean(track, TRACKERS))
     competition = load_competition(name, home)
     assert competition.folder is not None
     chosen = override(find_recipe(competition.folder, recipe), settings or [])
@@ -195,7 +203,7 @@ def train(
         return
     each = [replace(chosen, seed=chosen.seed + at) for at in range(seeds)]
     wanted = _folds(fold, "--fold") if fold else None
-    _runs(table_of([fanout.train_run(ground, recipe, one, wanted, home_folder(home)) for one in each]))
+    _runs(table_of([fanout.train_run(ground, recipe, one, wanted, home_folder(home), track=track) for one in each]))
 
 
 @app.command()

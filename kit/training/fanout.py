@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +31,7 @@ from kit.training.loop import Fold, train_fold
 from kit.training.pseudo import SoftLabels, require_fit, with_soft
 from kit.training.recipe import Recipe
 from kit.training.rundir import ALL, Run, locked, name_of_fold, open_run, summarise
+from kit.training.track import tracking
 
 SMOKE_ROWS = 64
 
@@ -91,12 +91,13 @@ def train_run(
     folds: Sequence[int] | None = None,
     home: Path = Path(),
     say: Callable[[str], None] = print,
-    track: Callable[[dict[str, Any]], None] | None = None,
+    track: str | None = None,
 ) -> Run:
     """Train the folds of a recipe that are not done yet and score the run.
 
     folds: None for every fold; ALL among them is a fit on all rows, which needs every fold done: for as many epochs as
     the recipe has, or as the folds kept at the median where they chose. A fold that diverges does not stop the others.
+    track: a name of track.TRACKERS, which is told each epoch.
     """
     competition = ground.competition.with_task(recipe.task)
     assert competition.folder is not None, "competitions are loaded from a folder"
@@ -138,12 +139,12 @@ def train_run(
                 cache=competition.folder / "cache",
                 home=home,
                 say=say,
-                track=track or (lambda line: None),
                 soft=None if soft is None else soft.of(number),
                 epochs=justified_epochs(run) if everything else None,
             )
             try:
-                train(fold)
+                with tracking(track, fold.folder, run.name, run.record["recipe"]) as told:
+                    train(replace(fold, track=told))
             except Diverged as error:
                 failed.append(error)
                 say(f"fold {fold.name} stopped\n{error}")

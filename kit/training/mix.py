@@ -31,8 +31,8 @@ def batch_mix(recipe: Recipe, device: str, epoch: int = 0) -> Mix:
     `chance.seed_step` seeds.
     """
     on = epoch < recipe.epochs - recipe.mix_off_epochs
-    erase = RandomErasing(recipe.erasing, mode="pixel", device=device) if on and recipe.erasing else None
-    mixup = Mixup(recipe.mixup, recipe.cutmix) if on and (recipe.mixup or recipe.cutmix) else None
+    erase = _erasing(recipe, device) if on and recipe.erasing else None
+    mixup = Mixup(recipe.mixup, recipe.cutmix, prob=recipe.mix_prob) if on and (recipe.mixup or recipe.cutmix) else None
 
     def mix(
         images: Tensor, targets: Tensor, weights: Tensor, beside: dict[str, Tensor] | None = None
@@ -54,3 +54,7 @@ def batch_mix(recipe: Recipe, device: str, epoch: int = 0) -> Mix:
         return both[:, :channels].reshape(images.shape), targets, weights
 
     return mix
+
+
+def _erasing(recipe: Recipe, device: str) -> RandomErasing:
+    return RandomErasing(recipe.erasing, mode="pixel", max_count=recipe.erasing_count, device=device)

@@ -121,7 +121,7 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, updates_per_epoch: int) 
         # timm takes the power of "poly" from here: 0.1 would hold the rate up until the last update.
         decay_rate=0.9 if recipe.schedule == "poly" else 0.1,
         warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 2),  # type: ignore[arg-type]
-        warmup_lr=recipe.lr / 100,
+        warmup_lr=recipe.lr / 100 if recipe.warmup_lr is None else recipe.warmup_lr,
         min_lr=recipe.min_lr,
         step_on_epochs=False,
         updates_per_epoch=updates_per_epoch,

@@ -84,7 +84,9 @@ class Recipe:
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     """Learning rate at the end of a schedule that falls."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
-    """Linear warm-up from a hundredth of lr, within `epochs`."""
+    """Linear warm-up, within `epochs`."""
+    warmup_lr: Annotated[float, Field(ge=0)] | None = None
+    """Learning rate that the warm-up begins with; None: a hundredth of lr."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the moving average of weights that is then evaluated and shipped; warmed up. None: no average."""
     loss: Literal["ce", "bce", "focal", "asl"] | None = None
@@ -124,6 +126,10 @@ class Recipe:
     """Alpha of CutMix; 0 is off. With both, each batch takes one by the toss of a coin."""
     erasing: Fraction = 0.0
     """Chance that a rectangle becomes noise, pixel by pixel, which keeps the statistics that batch-norm sees."""
+    erasing_count: Count = 1
+    """Rectangles of an erased image at most, which share the area."""
+    mix_prob: Fraction = 1.0
+    """Share of batches that are mixed at all."""
     mix_off_epochs: Annotated[int, Field(ge=0)] = 0
     """Last epochs without mixup, cutmix and erasing: the network ends on images as they are."""
 
@@ -309,9 +315,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Task):
         return settings_of(value)
     if isinstance(value, Callable):  # type: ignore[arg-type]
-        value = getattr(value, "func", value)  # of a functools.partial
+        settings = getattr(value, "keywords", {})  # of a functools.partial
+        value = getattr(value, "func", value)
+        given = ", ".join(f"{name}={setting!r}" for name, setting in settings.items())
         named = value if hasattr(value, "__qualname__") else type(value)
-        return f"{named.__module__.removeprefix('kit.training.')}.{named.__qualname__}"
+        return f"{named.__module__.removeprefix('kit.training.')}.{named.__qualname__}{f'({given})' if given else ''}"
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

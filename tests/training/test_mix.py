@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_sample_images
 
 from kit.offline.errors import RecipeError
 from kit.training.chance import seed_step
@@ -122,3 +126,31 @@ def test_no_epoch_may_be_frozen_or_unmixed_out_of_all():
     for field in ("freeze_epochs", "mix_off_epochs"):
         with pytest.raises(RecipeError, match="fewer freeze_epochs"):
             Recipe(epochs=3, **{field: 3})
+
+
+def test_noise_keeps_the_statistics_that_batch_norm_sees_and_a_black_cut_out_does_not():
+    """On two photographs: the same rectangles, black, move the mean of each channel and change its variance; as noise
+    pixel by pixel (`Recipe.erasing`) they leave the mean alone and the variance far nearer to what it was."""
+    photos = [np.asarray(image, np.float32) / 255 for image in load_sample_images().images]
+    patches = [photo[y : y + 96, x : x + 96] for photo in photos for y in range(0, 288, 96) for x in range(0, 576, 96)]
+    pixels = torch.from_numpy(np.stack(patches)).movedim(-1, 1)
+    whole = (pixels - pixels.mean(dim=(0, 2, 3), keepdim=True)) / pixels.std(dim=(0, 2, 3), keepdim=True)
+    black = (-pixels.mean(dim=(0, 2, 3)) / pixels.std(dim=(0, 2, 3)))[None, :, None, None]
+
+    def statistics(images):
+        norm = torch.nn.BatchNorm2d(3, momentum=None).train()
+        norm(images)
+        return norm.running_mean, norm.running_var
+
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    noisy, _, _ = batch_mix(Recipe(erasing=1.0), "cpu")(whole.clone(), torch.ones(36, 1), torch.ones(36))
+    cut_out = torch.where(noisy == whole, whole, black)
+    share = float((noisy != whole).float().mean())
+    assert 0.05 < share < 0.4, "enough is erased to show anything"
+    (mean_of_noise, variance_of_noise), (mean_of_black, variance_of_black) = statistics(noisy), statistics(cut_out)
+    assert mean_of_noise.abs().max() < 0.05 < 0.15 < mean_of_black.abs().min()
+    changes = (variance_of_noise - 1).abs(), (variance_of_black - 1).abs()
+    assert (changes[0] < changes[1]).all(), "in every channel"
+    assert changes[0].max() < 0.03 < 0.15 < changes[1].max()
