@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
+import timm
 import torch
 import torch.nn.functional as F
-from timm.loss import AsymmetricLossMultiLabel, BinaryCrossEntropy, compute_class_weights
+from timm.loss import AsymmetricLossMultiLabel, BinaryCrossEntropy
 from torch import Tensor
 
 from kit.offline.errors import RecipeError
@@ -50,6 +51,10 @@ def _class_weights(recipe: Recipe, task: Task, frame: pd.DataFrame, learned: Lea
     """{"weight" or "pos_weight": C float32}, or nothing."""
     if recipe.class_weights is None:
         return {}
+    try:
+        from timm.loss import compute_class_weights
+    except ImportError:
+        raise RecipeError("a timm with class weights, 1.0.31 or newer", timm.__version__, "update timm") from None
     counts = torch.from_numpy(Targets(task, frame, learned).rows.sum(axis=0))
     kind, weights = compute_class_weights(counts, len(frame), recipe.class_weights)
     return {"weight" if kind == "class_weight" else kind: weights}
