@@ -161,6 +161,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     if recipe.grad_checkpointing:
         checkpoint_gradients(model)
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    require_sizes(recipe, setup, model, device)
     network: Any = torch.compile(model) if recipe.compile else model
     optimizer = make_optimizer(recipe, model)
     updates = -(-len(steps) // recipe.accumulate)
@@ -409,13 +410,34 @@ def checkpoint_gradients(model: nn.Module) -> None:
         raise RecipeError("a network with gradient checkpointing", found, "drop grad_checkpointing") from None
 
 
+def some_inputs(
+    setup: Setup, size: tuple[int, int], rows: int, device: torch.device
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Random images (or bags) of a size as the network gets them, and zeros for the numbers beside them."""
+    images = torch.randn(rows, *setup.example.shape[:-3], setup.spec.channels, *size, device=device)
+    beside = {"table": torch.zeros(rows, setup.spec.table, device=device)} if setup.spec.table else {}
+    return channels_last(images), beside
+
+
+def require_sizes(recipe: Recipe, setup: Setup, model: nn.Module, device: torch.device) -> None:
+    """Raise RecipeError where the network does not take images of the recipe's sizes: told now, not in an assertion."""
+    for size in {recipe.size, recipe.size_at(0)}:
+        images, beside = some_inputs(setup, size, 1, device)
+        try:
+            with torch.no_grad():
+                model.eval()(images, **beside)
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, RuntimeError) as error:
+            found = f"{type(error).__name__}: {str(error)[:200] or 'its feature maps do not divide into blocks'}"
+            fix = 'use another size (HaloNets: multiples of 256), or model={"dynamic_img_size": true} for a ViT'
+            raise RecipeError(f"a size that {recipe.backbone} takes: {size[0]} x {size[1]}", found, fix) from None
+
+
 def precision_and_parts(fold: Fold, setup: Setup, model: nn.Module, device: torch.device) -> dict[str, Any]:
     """What this machine makes of a recipe: its precision, tried on up to 8 random inputs; at first, whole batches."""
-    spec, rows = setup.spec, min(fold.recipe.batch_size, 8)
-    inputs = torch.randn(rows, *setup.example.shape[:-3], spec.channels, *spec.size, device=device)
-    beside = {"table": torch.zeros(rows, spec.table, device=device)} if spec.table else {}
-    precision = choose_precision(fold.recipe.precision, device, model, channels_last(inputs), **beside)
-    return {"precision": precision, "parts": 1}
+    images, beside = some_inputs(setup, setup.spec.size, min(fold.recipe.batch_size, 8), device)
+    return {"precision": choose_precision(fold.recipe.precision, device, model, images, **beside), "parts": 1}
 
 
 def channels_last(images: Tensor) -> Tensor:

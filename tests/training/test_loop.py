@@ -404,3 +404,18 @@ def test_gradient_checkpointing_reaches_timm_or_is_refused(world):
     with pytest.raises(RecipeError, match="gradient checkpointing"):
         loop.checkpoint_gradients(torch.nn.Linear(3, 2))
     assert world.train([0], epochs=1, grad_checkpointing=True).read("score.json")["pooled"] is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "fix"),
+    [
+        ({"backbone": "halonet26t", "image_size": 96}, "multiples of 256"),
+        ({"backbone": "vit_tiny_patch16_224", "start_size": 16}, "dynamic_img_size"),
+    ],
+)
+def test_a_size_that_the_network_does_not_take_is_told_before_training(world, settings, fix):
+    """Blocks that do not divide and fixed positions are no bare assertions from within timm."""
+    with pytest.raises(RecipeError) as caught:
+        world.train([0], **settings)
+    assert settings["backbone"] in caught.value.expected
+    assert fix in caught.value.fix
