@@ -123,11 +123,14 @@ def open_run(
 
 
 def _shaping(folder: Path, recipe: Recipe, folds_sha256: str, learned: Learned) -> dict[str, Any]:
-    """All that shapes a run's result, and so its name. Formatting and scoring do not: they are done anew each time."""
+    """All that shapes a run's result, and so its name.
+
+    Formatting and scoring do not: they are done anew each time. Nor does the number of workers: draws are counted.
+    """
     code = {"adapter.py": code_hash(folder / "adapter.py", without=("submission", "score", "unit_scores"))}
     code |= {file: code_hash(folder / file) for file in FORKS if (folder / file).is_file()}
     return {
-        "recipe": plain(recipe),
+        "recipe": {name: value for name, value in plain(recipe).items() if name != "workers"},
         "functions": {name: function_hash(getattr(recipe, name)) for name in FIELDS if callable(getattr(recipe, name))},
         "folds": folds_sha256,
         "learned": learned,

@@ -55,6 +55,11 @@ def test_what_shapes_the_result_makes_another_run(world):
     assert len(set(names)) == len(names)
 
 
+def test_the_number_of_workers_keeps_the_run(world):
+    """A run that was begun with other loader processes goes on with these."""
+    assert world.train([0], workers=1).name == world.train([1], workers=0).name
+
+
 def test_labels_that_change_make_another_run(world):
     """Classes learned from other host files are part of what a run is."""
     first = opened(world)
