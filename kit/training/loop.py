@@ -145,7 +145,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
         competition, fold.train, setup.sources, preparation, recipe, fold.number, fold.data, setup.masks
     )
     targets = Targets(task, fold.train, fold.learned, fold.soft)
-    chances = chances_of(recipe, competition.task, fold.train, targets)
+    chances = chances_of(recipe, competition.task, fold.train, fold.learned)
     steps = Steps(recipe, fold.number, len(fold.train), chances)
     loader = (loader_of or training_loader)(samples, steps, recipe)
     weights = torch.from_numpy(row_weights(fold.train))

@@ -20,6 +20,9 @@ from kit.training.samples import Targets
 
 Losses = Callable[[Tensor, Tensor], Tensor]
 """Logits and targets in 0..1, both N x C float32, -> losses, N."""
+ARGUMENTS = {"ce": (), "bce": ("target_threshold",), "focal": ("gamma",), "asl": ("gamma_neg", "gamma_pos", "clip")}
+"""What `Recipe.loss_arguments` may name, by loss."""
+UPDATE = "update timm"
 
 
 def with_loss(recipe: Recipe, task: Task, frame: pd.DataFrame, learned: Learned) -> Task:
@@ -54,7 +57,7 @@ def _class_weights(recipe: Recipe, task: Task, frame: pd.DataFrame, learned: Lea
     try:
         from timm.loss import compute_class_weights
     except ImportError:
-        raise RecipeError("a timm with class weights, 1.0.31 or newer", timm.__version__, "update timm") from None
+        raise RecipeError("a timm with class weights, 1.0.31 or newer", timm.__version__, UPDATE) from None
     counts = torch.from_numpy(Targets(task, frame, learned).rows.sum(axis=0))
     kind, weights = compute_class_weights(counts, len(frame), recipe.class_weights)
     return {"weight" if kind == "class_weight" else kind: weights}
@@ -62,21 +65,28 @@ def _class_weights(recipe: Recipe, task: Task, frame: pd.DataFrame, learned: Lea
 
 def _losses(name: str, arguments: dict[str, Any], exclusive: bool, weights: dict[str, Any]) -> Losses:
     """The function of a loss's name. Raises RecipeError for arguments that it does not take."""
+    known = ARGUMENTS[name]
+    if bad := {
+        key: value for key, value in arguments.items() if key not in known or not isinstance(value, int | float)
+    }:
+        raise RecipeError(f"numbers for loss={name!r}: {', '.join(known) or 'none'}", str(bad), "mend loss_arguments")
     if "pos_weight" in weights and name in ("ce", "focal"):
         fix = "use inv_freq or effective_num, or loss='bce'"
         raise RecipeError(f"class weights that loss={name!r} takes", "class_weights='neg_pos'", fix)
-    try:
-        if name == "ce":
-            return _cross_entropy(**arguments, **weights)
-        if name == "focal":
-            return _focal(exclusive, **arguments, **weights)
-        if name == "asl":
+    if name == "ce":
+        return _cross_entropy(**weights)
+    if name == "focal":
+        return _focal(exclusive, **arguments, **weights)
+    if name == "asl":
+        try:
             asymmetric = AsymmetricLossMultiLabel(**arguments, **weights, reduction="none")
-            return lambda outputs, targets: asymmetric.to(outputs.device)(outputs, targets).sum(dim=1)
-        binary = BinaryCrossEntropy(**arguments, **weights, smoothing=0.0, reduction="none")
-        return lambda outputs, targets: binary.to(outputs.device)(outputs, targets).mean(dim=1)
-    except TypeError as error:
-        raise RecipeError(f"loss_arguments that {name} takes", str(error), "mend the recipe") from None
+        except TypeError:
+            raise RecipeError(
+                "a timm whose asl gives a loss a row, 1.0.31 or newer", timm.__version__, UPDATE
+            ) from None
+        return lambda outputs, targets: asymmetric.to(outputs.device)(outputs, targets).sum(dim=1)
+    binary = BinaryCrossEntropy(**arguments, **weights, smoothing=0.0, reduction="none")
+    return lambda outputs, targets: binary.to(outputs.device)(outputs, targets).mean(dim=1)
 
 
 def _cross_entropy(weight: Tensor | None = None) -> Losses:
@@ -90,13 +100,16 @@ def _cross_entropy(weight: Tensor | None = None) -> Losses:
 def _focal(exclusive: bool, gamma: float = 2.0, weight: Tensor | None = None) -> Losses:
     """Cross-entropy of each class, times (1 - its probability)^gamma: what is known already counts less."""
 
+    def unknown(log: Tensor) -> Tensor:
+        return (-log.expm1()).clamp_min(1e-12) ** gamma  # at 0 a gamma below 1 has no finite slope
+
     def losses(outputs: Tensor, targets: Tensor) -> Tensor:
         of = 1.0 if weight is None else weight.to(outputs.device)
         yes = outputs.log_softmax(dim=1) if exclusive else F.logsigmoid(outputs)
-        each = -targets * (1 - yes.exp()) ** gamma * yes
+        each = -targets * unknown(yes) * yes
         if exclusive:
             return (each * of).sum(dim=1)
         no = F.logsigmoid(-outputs)
-        return ((each - (1 - targets) * (1 - no.exp()) ** gamma * no) * of).mean(dim=1)
+        return ((each - (1 - targets) * unknown(no) * no) * of).mean(dim=1)
 
     return losses

@@ -17,6 +17,9 @@ from torch.optim import Optimizer
 from kit.offline.errors import RecipeError, did_you_mean
 from kit.training.recipe import Recipe
 
+LAYERS = (nn.Linear, nn.Conv2d)
+"""What can be the last layer of a head."""
+
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
     """timm's optimiser by name. Raises RecipeError with the nearest name."""
@@ -83,15 +86,19 @@ def heads_of(model: nn.Module) -> list[nn.Module]:
 
 
 def scale_heads(recipe: Recipe, model: nn.Module) -> None:
-    """Multiply the head's initial weights and biases by the recipe's `head_init_scale`, as timm's script does."""
+    """Multiply the initial weights and biases of the head's last layer by `head_init_scale`, as timm's script does.
+
+    What comes before it (a decoder, a perceptron, attention) stays: all at zero it would never learn.
+    """
     if recipe.head_init_scale == 1.0:
         return
+    heads = heads_of(model)
+    last = [head for head in heads if isinstance(head, LAYERS)]  # distilled networks have two
+    last = last or [module for module in heads[-1].modules() if isinstance(module, LAYERS)][-1:]
     with torch.no_grad():
-        for head in heads_of(model):
-            for module in head.modules():
-                for value in (getattr(module, "weight", None), getattr(module, "bias", None)):
-                    if value is not None and not isinstance(module, _BatchNorm):
-                        value.mul_(recipe.head_init_scale)
+        for layer in last:
+            for value in layer.parameters(recurse=False):
+                value.mul_(recipe.head_init_scale)
 
 
 def set_frozen(recipe: Recipe, model: nn.Module, epoch: int) -> None:

@@ -164,6 +164,10 @@ class Recipe:
             raise RecipeError("fewer freeze_epochs and mix_off_epochs than epochs", found, "mend the recipe")
         if min(*self.size, *self.size_at(0)) < 8:
             raise RecipeError("an image_size of at least 8 pixels", str(self.image_size), "mend the recipe")
+        if any(start > full for start, full in zip(self.size_at(0), self.size, strict=True)):
+            raise RecipeError(
+                f"a start_size within image_size={self.image_size}", str(self.start_size), "mend the recipe"
+            )
         if self.loss is None and self.loss_arguments:
             raise RecipeError("a loss for loss_arguments", str(dict(self.loss_arguments)), "set loss, or drop them")
         if self.pseudo and self.sampling == "balanced":
@@ -178,14 +182,20 @@ class Recipe:
 
     def size_at(self, epoch: int) -> tuple[int, int]:
         """Height and width of training images in an epoch (from 0), multiples of 32 pixels while they grow."""
-        if self.start_size is None:
+        growing = self.epochs * 3 // 4
+        if self.start_size is None or epoch >= growing:
             return self.size
-        share, start = epoch / (0.75 * self.epochs), _pair(self.start_size)
-        if not 0 < share < 1:
-            return self.size if share else start
-        sides = (small + share * (full - small) for small, full in zip(start, self.size, strict=True))
-        height, width = (round(side / 32) * 32 for side in sides)
+        start = _pair(self.start_size)
+        if epoch == 0:
+            return start
+        sides = zip(start, self.size, strict=True)
+        height, width = (min(full, max(small, _between(small, full, epoch / growing))) for small, full in sides)
         return height, width
+
+
+def _between(small: int, full: int, share: float) -> int:
+    """The multiple of 32 nearest to a share of the way."""
+    return round((small + share * (full - small)) / 32) * 32
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -81,10 +81,10 @@ class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
 
 
 def resized_alike(compose: A.Compose, interpolation: str) -> A.Compose:
-    """The augmentation, whose resizing enlarges by the interpolation that evaluation uses."""
-    for transform in compose.transforms:
-        if isinstance(transform, A.Resize | A.RandomResizedCrop):
-            transform.interpolation = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
+    """The augmentation, whose resizing enlarges as evaluation does where it was left at the default (bilinear)."""
+    for transform in compose.transforms if interpolation == "bicubic" else ():
+        if isinstance(transform, A.Resize | A.RandomResizedCrop) and transform.interpolation == cv2.INTER_LINEAR:
+            transform.interpolation = cv2.INTER_CUBIC
     return compose
 
 
@@ -122,10 +122,11 @@ class Targets:
         return torch.from_numpy(self.rows[positions.numpy()].toarray())
 
 
-def chances_of(recipe: Recipe, task: Task, frame: pd.DataFrame, targets: Targets) -> np.ndarray | None:
+def chances_of(recipe: Recipe, task: Task, frame: pd.DataFrame, learned: Learned) -> np.ndarray | None:
     """How likely each draw of an epoch is each row, N float64 of sum 1; None where each row comes once.
 
-    Raises RecipeError for "balanced" without classes and for "weighted" without weights.
+    task: the competition's, whose further heads do not count. Raises RecipeError for "balanced" without classes and for
+    "weighted" without weights.
     """
     if recipe.sampling == "all":
         return None
@@ -133,9 +134,14 @@ def chances_of(recipe: Recipe, task: Task, frame: pd.DataFrame, targets: Targets
         if "weight" not in frame.columns:
             found = f"columns {', '.join(frame.columns)}"
             raise RecipeError('a column weight for sampling="weighted"', found, "add it in train_frame")
-        return _shares(frame["weight"].to_numpy(np.float64))
+        weight = frame["weight"].to_numpy(np.float64)
+        if weight.min() < 0 or not weight.sum() > 0:
+            found = f"{weight.min():g} to {weight.max():g}"
+            raise RecipeError('a weight of 0 or more in each row for sampling="weighted"', found, "mend train_frame")
+        return _shares(weight)
     if isinstance(task, Multilabel):
-        rare = targets.rows.multiply(1 / np.maximum(targets.rows.sum(axis=0), 1)).max(axis=1).toarray().ravel()
+        rows = Targets(task, frame, learned).rows
+        rare = rows.multiply(1 / np.maximum(rows.sum(axis=0), 1)).max(axis=1).toarray().ravel()
         without = rare == 0  # rows without a label are a class of their own
         return _shares(np.where(without, 1 / max(without.sum(), 1), rare))
     if isinstance(task, Multiclass | Binary | Ordinal | Retrieval):

@@ -241,7 +241,10 @@ def test_inputs_are_those_of_the_weights(tmp_path):
     plain = timm.get_pretrained_cfg("test_resnet.r160_in1k")
     config = input_config("test_resnet.r160_in1k", 3, False)
     assert (config.mean, config.std) == (plain.mean, plain.std)
+    assert (config.crop, config.interpolation) == (plain.crop_pct, plain.interpolation) == (0.95, "bilinear")
+    assert input_config("test_vit.r160_in1k", 3, False).interpolation == "bicubic"
     own = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "license": "mit"}
+    own |= {"interpolation": "bicubic", "crop_pct": 0.8}
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text(json.dumps({"pretrained_cfg": own}))
     for config in (
@@ -250,6 +253,7 @@ def test_inputs_are_those_of_the_weights(tmp_path):
     ):
         assert (tuple(config.mean), tuple(config.std)) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
         assert config.licence == "mit"
+        assert (config.crop, config.interpolation) == (0.8, "bicubic")
 
 
 @pytest.mark.parametrize(("channels", "want"), [(1, (0.1,)), (2, (0.1, 0.2)), (5, (0.1, 0.2, 0.3, 0.1, 0.2))])

@@ -312,6 +312,35 @@ def test_crop_takes_the_centre():
     assert (Preparation((20, 20), **HALF, fit="crop").fit_size(image)[:, 1:-1] == 200).all()
 
 
+@pytest.mark.parametrize("shape", [(40, 40), (40, 80), (100, 40)])
+def test_crop_of_a_half_shows_the_middle_half(shape):
+    """The input's side is that share of the resized image's shorter one: half of it and, of the longer, as much."""
+    y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
+    image = np.stack([y, x, x], axis=2).astype(np.float32)
+    shorter = min(shape)
+    got = Preparation((20, 20), **HALF, fit="crop", crop=0.5).fit_size(image)
+    middle = image[tuple(slice((side - shorter // 2) // 2, (side + shorter // 2) // 2) for side in shape)]
+    assert got.shape == (20, 20, 3)
+    np.testing.assert_allclose(got, middle, atol=0.01)
+    whole = Preparation((20, 20), **HALF, fit="crop", crop=1.0).fit_size(image)
+    assert np.ptp(whole[:, :, 0]) > 1.8 * np.ptp(got[:, :, 0])
+    for fit in ("stretch", "pad"):
+        plain, cropped = (Preparation((20, 20), **HALF, fit=fit, crop=crop).fit_size(image) for crop in (1.0, 0.5))
+        assert (plain == cropped).all(), "the share is that of a crop alone"
+
+
+def test_images_are_enlarged_by_the_interpolation_asked_for():
+    """Bicubic and bilinear enlarge as OpenCV's do; shrinking averages areas with both, and masks stay nearest."""
+    image = noise(12, 9)
+    for fit in ("stretch", "crop", "pad"):
+        shown = {how: Preparation((36, 27), **HALF, fit=fit, interpolation=how) for how in ("bilinear", "bicubic")}
+        for how, flag in (("bilinear", cv2.INTER_LINEAR), ("bicubic", cv2.INTER_CUBIC)):
+            assert (shown[how].fit_size(image) == cv2.resize(image, (27, 36), interpolation=flag)).all()
+        large = noise(72, 54)
+        assert (shown["bicubic"].fit_size(large) == shown["bilinear"].fit_size(large)).all()
+        assert (shown["bicubic"].fit_size(image, nearest=True) == shown["bilinear"].fit_size(image, nearest=True)).all()
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, bool, np.int32, np.int64, np.float32])
 @pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
 def test_masks_keep_their_labels(dtype, fit):
@@ -356,9 +385,10 @@ def test_unfit_undoes_pad(shape, grid):
 
 @pytest.mark.parametrize("shape", SHAPES[:4])
 @pytest.mark.parametrize("grid", [1, 4, 3])
-def test_unfit_undoes_crop(shape, grid):
+@pytest.mark.parametrize("crop", [1.0, 0.875])
+def test_unfit_undoes_crop(shape, grid, crop):
     """The centre that the network saw is back in the centre, and what it did not see is 0."""
-    preparation = Preparation((48, 48), **HALF, fit="crop")
+    preparation = Preparation((48, 48), **HALF, fit="crop", crop=crop)
     back = preparation.unfit(np.ones((1, 48 // grid, 48 // grid), np.float32), *shape)[0]
     rows, columns = np.flatnonzero(back.any(axis=1)), np.flatnonzero(back.any(axis=0))
     assert back[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()

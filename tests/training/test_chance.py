@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from kit.training.chance import draw, draws_per_epoch, epoch_order, seed_step
+from kit.training.chance import draw, drawn_order, draws_per_epoch, epoch_order, seed_step
 
 
 def test_every_part_of_a_draw_counts():
@@ -56,3 +56,15 @@ def test_a_step_seeds_all_generators():
     assert drawn(0, 0, 7) == first
     for other in ((1, 0, 7), (0, 1, 7), (0, 0, 8)):
         assert all(a != b for a, b in zip(first, drawn(*other), strict=True))
+
+
+def test_drawn_epochs_hang_on_seed_fold_and_epoch():
+    """The same three draw the same rows in the same order, others others; rows without a chance never come."""
+    chances = np.array([0.0, 0.5, 0.25, 0.25, 0.0] * 8) / 8
+    keys = list(itertools.product((0, 5), (-1, 1), (0, 1, 2)))
+    orders = [drawn_order(*key, chances) for key in keys]
+    assert len({tuple(order) for order in orders}) == len(keys)
+    assert drawn_order(*keys[3], chances) == orders[3]
+    for order in orders:
+        assert len(order) == len(set(order)) == len(chances)
+        assert all(chances[at] > 0 for at, _ in order)

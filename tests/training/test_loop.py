@@ -14,11 +14,15 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from kit.offline.errors import RecipeError, RunError
+from kit.offline.errors import Diverged, RecipeError, RunError
+from kit.offline.manifest import open_bundle
+from kit.offline.places import load_competition
 from kit.offline.predictions import Predictions
 from kit.offline.tasks import Multiclass
+from kit.shipping.bundle import make_bundle
 from kit.training import loop, stop
 from kit.training.folds import split
+from kit.training.samples import Steps, chances_of
 
 HARD = {
     "epochs": 3, "ema": 0.9, "mixup": 0.4, "erasing": 0.5, "drop_path": 0.2, "drop_rate": 0.2, "accumulate": 2,
@@ -419,3 +423,227 @@ def test_a_size_that_the_network_does_not_take_is_told_before_training(world, se
         world.train([0], **settings)
     assert settings["backbone"] in caught.value.expected
     assert fix in caught.value.fix
+
+
+def weigh(world):
+    """Give the rows weights of 1, 2, 3, 1 ..., in no order of their classes."""
+    scored = 'table["scored"] = table["scored"] == "yes"\n'
+    world.edit(scored, f'{scored}        table["weight"] = [1 + at % 3 for at in range(len(table))]\n')
+
+
+def watch(monkeypatch, fails=()):
+    """Note the shape of each batch that a network in training is given; it runs out of memory at those that `fails`
+    counts. Returns that list."""
+    build, seen = loop.build_model, []
+
+    def look(module, inputs):
+        if module.training:
+            seen.append(tuple(inputs[0].shape))
+            if len(seen) - 1 in fails:
+                raise torch.OutOfMemoryError("out of memory, says the test")
+
+    def built(spec, competition):
+        model = build(spec, competition)
+        model.register_forward_pre_hook(look)
+        return model
+
+    monkeypatch.setattr(loop, "build_model", built)
+    return seen
+
+
+def watch_keys(monkeypatch):
+    """Note which rows are drawn, by the loader's keys."""
+    shown, real = [], loop.TrainingSamples.__getitem__
+    monkeypatch.setattr(loop.TrainingSamples, "__getitem__", lambda self, key: shown.append(key) or real(self, key))
+    return shown
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_batches_are_split_where_memory_runs_out(world, monkeypatch, accumulate):
+    """Parts double until they fit, then and in later steps; rows, draws and the number of updates stay as they were,
+    and of a network without batch-norm the weights, whatever the rows weigh. Gradients of a failed pass are dropped."""
+    weigh(world)
+    settings = {
+        "backbone": "test_vit", "optimizer": "momentum", "lr": 0.05, "batch_size": 8, "accumulate": accumulate,
+        "mixup": 0.4, "label_smoothing": 0.1,
+    }  # fmt: skip
+    seen, keys = watch(monkeypatch), watch_keys(monkeypatch)
+    whole = world.train([0], name="whole", **settings)
+    assert {shape[0] for shape in seen} == {8}
+    expected = list(keys)
+    monkeypatch.undo()
+    seen, keys = watch(monkeypatch, fails={2, 4}), watch_keys(monkeypatch)
+    split_up = world.train([0], name="split", **settings)
+    sizes = [shape[0] for shape in seen]
+    assert sizes[:5] == [8, 8, 8, 4, 4]
+    assert set(sizes[5:]) == {2}
+    assert keys == expected
+    assert (whole.read("fold0/done.json")["parts"], split_up.read("fold0/done.json")["parts"]) == (1, 4)
+    one, other = (load_file(run.fold(0) / "weights.safetensors") for run in (whole, split_up))
+    assert any(not torch.equal(one[name], other[name]) for name in one), "parts round otherwise"
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=1e-5, msg=name)
+    assert log_of(split_up)[0]["loss"] == pytest.approx(log_of(whole)[0]["loss"], rel=1e-5)
+
+
+def test_a_fold_that_ran_out_of_memory_goes_on_in_parts(world, monkeypatch):
+    """The parts are in the committed state: a fold that was stopped afterwards goes on with them, to the very bits of
+    one that met the same shortage and was never stopped."""
+    settings = {"batch_size": 8, "epochs": 2}
+    watch(monkeypatch, fails={2})
+    short = world.train([0], name="short", **settings)
+    monkeypatch.undo()
+    plenty = world.train([0], name="plenty", **settings)
+    assert bytes_of(plenty)[0] != bytes_of(short)[0], "statistics of batch-norm are those of parts"
+    real, commits = loop.checkpoint.commit, []
+
+    def commit(folder, step, state):
+        real(folder, step, state)
+        commits.append(step)
+        if len(commits) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(loop.checkpoint, "commit", commit)
+    watch(monkeypatch, fails={2})
+    with pytest.raises(KeyboardInterrupt):
+        world.train([0], **settings)
+    monkeypatch.undo()
+    [folder] = (world.folder / "runs").glob("tiny-*/fold0")
+    assert loop.checkpoint.resume(folder)[1]["limits"] == {"parts": 2, "precision": "fp32"}
+    seen = watch(monkeypatch)
+    went_on = world.train([0], **settings)
+    assert {shape[0] for shape in seen} == {4}
+    assert bytes_of(went_on) == bytes_of(short)
+
+
+def test_memory_too_small_for_one_image_says_so(world, monkeypatch):
+    """Where a part is one image already, the error names its size and the network, and nothing is exported."""
+    seen = watch(monkeypatch, fails=range(99))
+    with pytest.raises(RunError, match="one image of 32 pixels through test_resnet"):
+        world.train([0], batch_size=7)
+    assert [shape[0] for shape in seen] == [7, 4, 2, 1]
+    [folder] = (world.folder / "runs").glob("tiny-*/fold0")
+    assert not {path.name for path in folder.iterdir()} & {"weights.safetensors", "oof.npz", "done.json"}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_gradient_that_is_no_number_stops_the_fold(world, monkeypatch, accumulate, clip):
+    """Though the loss is finite: the update is not done, its rows are named with step and rate, nothing is exported."""
+    make, backward, updates = loop.make_optimizer, [], []
+
+    def made(recipe, model):
+        optimizer = make(recipe, model)
+        model.fc.weight.register_hook(lambda of: backward.append(1) or (of * np.inf if len(backward) == 5 else of))
+        optimizer.register_step_post_hook(lambda *_: updates.append(torch.isfinite(model.fc.weight).all().item()))
+        return optimizer
+
+    monkeypatch.setattr(loop, "make_optimizer", made)
+    keys = watch_keys(monkeypatch)
+    with pytest.raises(Diverged, match="a finite gradient in fold 0") as caught:
+        world.train([0], batch_size=4, accumulate=accumulate, clip_grad=clip)
+    assert updates == [True] * (4 // accumulate)
+    assert "at epoch 1, step 5, lr " in caught.value.found
+    rows = split(world.ground().frame, 0)[0]["sample_id"]
+    of_update = [rows.iloc[at] for at, _, _ in keys[16 : 16 + 4 * accumulate]]
+    assert caught.value.found.endswith(f"rows {', '.join(of_update)}")
+    [folder] = (world.folder / "runs").glob("tiny-*/fold0")
+    assert not {path.name for path in folder.iterdir()} & {"weights.safetensors", "oof.npz", "done.json"}
+
+
+def test_images_grow_in_training_and_are_scored_at_full_size(world, monkeypatch):
+    """The network sees the size of the epoch's images, from start_size on, and the full one in every evaluation."""
+    seen, scored, real = watch(monkeypatch), [], loop.predict_samples
+
+    def predict(model, *rest):
+        handle = model.register_forward_pre_hook(lambda module, inputs: scored.append(inputs[0].shape[2:]))
+        said = real(model, *rest)
+        handle.remove()
+        return said
+
+    monkeypatch.setattr(loop, "predict_samples", predict)
+    run = world.train([0], start_size=(32, 48), image_size=(128, 64), epochs=4, batch_size=16)
+    recipe = world.recipe(start_size=(32, 48), image_size=(128, 64), epochs=4)
+    sizes = [recipe.size_at(epoch) for epoch in range(4) for _ in range(2)]
+    assert [shape[2:] for shape in seen] == sizes
+    assert sorted(set(sizes)) == [(32, 48), (64, 64), (96, 64), (128, 64)]
+    assert set(scored) == {(128, 64)}
+    assert run.read("fold0/model.json")["preparation"]["size"] == [128, 64]
+
+
+def test_balanced_draws_reach_the_network(world, monkeypatch):
+    """The rows that the loop shows are those that the classes' chances draw, epoch by epoch."""
+    keys = watch_keys(monkeypatch)
+    recipe = world.recipe(sampling="balanced")
+    world.train([0], sampling="balanced")
+    ground = world.ground()
+    rows = split(ground.frame, 0)[0]
+    chances = chances_of(recipe, ground.competition.task, rows, ground.competition.task.learn(rows))
+    assert len(set(chances)) > 1, "classes equally common would show nothing"
+    steps = Steps(recipe, 0, len(rows), chances)
+    expected = list(steps)
+    steps.epoch = 1
+    assert keys == [key for batch in [*expected, *steps] for key in batch]
+
+
+@pytest.mark.parametrize("sampling", ["all", "weighted"])
+def test_weights_count_once(world, monkeypatch, sampling):
+    """Where the column weighs the draws it leaves the loss alone; where it does not, it weighs the loss."""
+    weigh(world)
+    real, weights = loop.batch_mix, []
+
+    def batch_mix(*given):
+        mix = real(*given)
+        return lambda images, targets, weight, beside: (
+            weights.extend(weight.tolist()) or mix(images, targets, weight, beside)
+        )
+
+    monkeypatch.setattr(loop, "batch_mix", batch_mix)
+    keys = watch_keys(monkeypatch)
+    world.train([0], sampling=sampling)
+    rows = split(world.ground().frame, 0)[0]["weight"]
+    told = [rows.iloc[at] for at, _, _ in keys]
+    assert weights == (told if sampling == "all" else [1.0] * len(told))
+    assert set(rows) == {1.0, 2.0, 3.0}
+    assert (np.mean(told) > rows.mean() + 0.1) == (sampling == "weighted")
+
+
+def test_a_head_of_zeros_is_what_the_first_step_finds(world, monkeypatch):
+    """head_init_scale=0 is done before the optimiser is made, after pretrained weights; then the head learns."""
+    make, found = loop.make_optimizer, []
+    monkeypatch.setattr(
+        loop, "make_optimizer", lambda recipe, model: found.append(model.fc.weight.any().item()) or make(recipe, model)
+    )
+    weights = load_file(world.train([0], head_init_scale=0.0, epochs=1).fold(0) / "weights.safetensors")
+    world.train([0], epochs=1)
+    assert found == [False, True]
+    assert weights["fc.weight"].any()
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.full)])
+def test_a_compiled_network_trains_and_its_weights_load(world, monkeypatch, backend):
+    """torch.compile is asked for the network, whose weights keep their names and learn what they learn uncompiled."""
+    compiled, real = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or real(model, backend=backend))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(world.home / "compiled"))
+    settings = {"epochs": 1, "batch_size": 16, "optimizer": "momentum"}
+    plain = world.train([0], name="plain", **settings)
+    assert compiled == []
+    run = world.train([0], compile=True, **settings)
+    assert len(compiled) == 1
+    one, other = (load_file(of.fold(0) / "weights.safetensors") for of in (plain, run))
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(("crop", "kept"), [(0.5, 0.5), (None, 0.95)])
+def test_crop_and_interpolation_travel(world, crop, kept):
+    """What the recipe or else the backbone's config says is in model.json and in the bundle's manifest."""
+    world.edit("    greater_is_better = True\n", "    greater_is_better = True\n    sample = None\n")
+    run = world.train([0], backbone="test_vit", fit="crop", crop_pct=crop, epochs=1)
+    preparation = run.read("fold0/model.json")["preparation"]
+    assert (preparation["crop"], preparation["interpolation"]) == (kept, "bicubic")
+    member = open_bundle(make_bundle(run, load_competition("colours", world.home), world.home)).members[0]
+    assert (member.preparation.crop, member.preparation.interpolation) == (kept, "bicubic")

@@ -9,7 +9,7 @@ import timm
 import torch
 
 from kit.offline.errors import RecipeError
-from kit.training.optim import make_optimizer, make_schedule, parameter_groups, set_frozen
+from kit.training.optim import make_optimizer, make_schedule, parameter_groups, scale_heads, set_frozen
 from kit.training.recipe import Recipe
 
 UPDATES = 10
@@ -154,3 +154,60 @@ def test_what_a_wrapper_adds_learns_at_the_full_rate():
     for name, one in network.named_parameters():
         assert scale[id(one)] == (1.0 if name.startswith("backbone.") else 10.0), name
         assert (decay[id(one)] == 0) == (one.ndim <= 1 or "pos_embed" in name or "cls_token" in name), name
+
+
+def scaled_by(network, scale):
+    """The names whose values scale_heads changed, and that it multiplied them."""
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    scale_heads(Recipe(head_init_scale=scale), network)
+    changed = {name for name, value in network.state_dict().items() if not value.equal(before[name])}
+    for name in changed:
+        torch.testing.assert_close(network.state_dict()[name], before[name] * scale)
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("test_resnet", {"fc"}),
+        ("test_vit", {"head"}),
+        ("test_convnext", {"head.fc"}),
+        ("deit_tiny_distilled_patch16_224", {"head", "head_dist"}),
+    ],
+)
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_the_head_begins_smaller(name, head, scale):
+    """head_init_scale multiplies weights and biases of what gives the outputs, both of a distilled network, and no
+    other parameter; 1 leaves all as they are."""
+    network = timm.create_model(name, num_classes=3)
+    for module in head:
+        torch.nn.init.constant_(network.get_submodule(module).bias, 0.3)
+        torch.nn.init.normal_(network.get_submodule(module).weight)
+    assert scaled_by(network, scale) == {f"{module}.{part}" for module in head for part in ("weight", "bias")}
+    assert scaled_by(network, 1.0) == set()
+
+
+def test_a_head_of_zeros_learns_whatever_is_before_it():
+    """Of a wrapper's head the last layer alone is scaled: numbers beside the image, attention and decoders still learn
+    within two steps, where all at zero they never would."""
+    from kit.offline.decoders import Segmenter
+    from kit.offline.models import Joined, ModelSpec
+
+    joined = Joined(ModelSpec("test_vit", 3, (32, 32), arguments={"bag": "attention"}, table=4))
+    maps = Segmenter(ModelSpec("test_resnet", 2, (32, 32), head="segmentation"))
+    assert scaled_by(joined, 0.0) == {"head.weight", "head.bias"}
+    changed = scaled_by(maps, 0.0)
+    assert changed and all(name.startswith("net.segmentation_head.") for name in changed)
+    inputs = ((joined, torch.rand(4, 2, 3, 32, 32), torch.rand(4, 4)), (maps, torch.rand(4, 3, 32, 32)))
+    for network, *shown in inputs:
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            (network(*shown) - 1).square().mean().backward()
+            optimizer.step()
+        still = [name for name, one in network.named_parameters() if not one.requires_grad or not one.grad.any()]
+        assert not [
+            name for name in still if name.startswith(("table", "attention", "net.decoder")) and "bias" not in name
+        ]
+    with pytest.raises(RecipeError, match="head_init_scale"):
+        scale_heads(Recipe(head_init_scale=0.0), torch.nn.Linear(3, 2))

@@ -47,6 +47,16 @@ BASE = Recipe(backbone="test_resnet", pretrained=False)
         ("workers=0", 0),
         ("workers=none", None),
         ("keep=best", "best"),
+        ("start_size=32", 32),
+        ("start_size=32,64", (32, 64)),
+        ("crop_pct=0.9", 0.9),
+        ("crop_pct=none", None),
+        ("sampling=balanced", "balanced"),
+        ("loss=focal", "focal"),
+        ("loss=none", None),
+        ("class_weights=inv_freq", "inv_freq"),
+        ("head_init_scale=0", 0.0),
+        ("compile=true", True),
     ],
 )
 def test_an_override_has_the_type_of_its_field(setting: str, value: Any) -> None:
@@ -79,6 +89,16 @@ def test_an_override_has_the_type_of_its_field(setting: str, value: Any) -> None
         "tta=",
         "tta=sideways",
         "task=Binary",
+        "start_size=4",
+        "start_size=256",
+        "crop_pct=0",
+        "crop_pct=1.1",
+        "sampling=rare",
+        "loss=hinge",
+        "loss_arguments={gamma",
+        'loss_arguments={"gamma": 2}',
+        "class_weights=0.5",
+        "head_init_scale=-1",
     ],
 )
 def test_an_override_of_another_type_is_refused(setting: str) -> None:
@@ -171,3 +191,45 @@ def test_every_field_is_explained() -> None:
     for field, after in itertools.pairwise(body):
         if isinstance(field, ast.AnnAssign):
             assert isinstance(after, ast.Expr), f"{ast.unparse(field)} has no docstring"
+
+
+@pytest.mark.parametrize("text", ["focal", "asl"])
+def test_arguments_of_a_loss_need_a_loss(text: str) -> None:
+    """`loss_arguments` alone would be forgotten; with a loss they are kept as numbers."""
+    changed = override(BASE, [f"loss={text}", 'loss_arguments={"gamma": 1.5}'])
+    assert changed.loss_arguments == {"gamma": 1.5}
+    with pytest.raises(RecipeError, match="a loss for loss_arguments"):
+        override(changed, ["loss=none"])
+
+
+@pytest.mark.parametrize("setting", ["sampling=balanced", "sampling=weighted"])
+def test_repeats_and_sampling_exclude_each_other(setting: str) -> None:
+    """Both decide how often a row comes."""
+    with pytest.raises(RecipeError, match="repeats"):
+        override(BASE, ["repeats=2", setting])
+
+
+@pytest.mark.parametrize("epochs", range(1, 18))
+@pytest.mark.parametrize(
+    ("start", "full"), [(64, 224), ((96, 128), (224, 160)), (8, 16), (40, 40), (100, 250), ((32, 224), (64, 224))]
+)
+def test_images_grow_from_start_size_to_image_size(epochs: int, start: Any, full: Any) -> None:
+    """The first epoch has the start, the last quarter (and the last epoch, in short trainings too) the full size;
+    between them sides never shrink, never leave those bounds, and are multiples of 32 where they are neither."""
+    recipe = dataclasses.replace(BASE, start_size=start, image_size=full, epochs=epochs)
+    sizes = [recipe.size_at(epoch) for epoch in range(epochs)]
+    first = (start, start) if isinstance(start, int) else start
+    assert sizes[0] == (first if epochs > 1 else recipe.size)
+    assert all(size == recipe.size for epoch, size in enumerate(sizes) if epoch >= 0.75 * epochs or epoch == epochs - 1)
+    for before, after in itertools.pairwise(sizes):
+        assert all(one <= two for one, two in zip(before, after, strict=True))
+    for size in sizes:
+        for side, small, large in zip(size, first, recipe.size, strict=True):
+            assert side in (small, large) or (small < side < large and side % 32 == 0)
+    if epochs == 16 and start == 64:
+        assert len(set(sizes)) == 6, "every multiple of 32 from 64 to 224"
+
+
+def test_without_start_size_every_epoch_has_the_full_size() -> None:
+    """As before there was such a field."""
+    assert {dataclasses.replace(BASE, image_size=(64, 96)).size_at(epoch) for epoch in range(10)} == {(64, 96)}

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import albumentations as A
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from kit import Competition, Multiclass
+from kit import Binary, Competition, Multiclass, Multilabel, Ordinal, Regression, Retrieval
 from kit.offline.batches import FileSources
+from kit.offline.errors import RecipeError
 from kit.offline.pixels import Preparation
 from kit.training import samples
-from kit.training.augment import none, square
+from kit.training.augment import none, photo, square
 from kit.training.loop import training_loader
 from kit.training.recipe import Recipe
-from kit.training.samples import Steps, Targets, TrainingSamples
+from kit.training.samples import Steps, Targets, TrainingSamples, chances_of, resized_alike
 
 ROWS = 11
 FRAME = pd.DataFrame({"sample_id": [f"{number * 37 % 101:03d}" for number in range(ROWS)], "label": "x"})
@@ -45,7 +50,9 @@ class Masks(Multiclass):
 
 
 def samples_of(recipe, competition=None, tmp_path=None, fold=0):
+    """Of a recipe whose image_size is left at the default, at 16 x 24 pixels."""
     competition = competition or Shapes()
+    recipe = replace(recipe, image_size=PREPARATION.size) if recipe.image_size == 224 else recipe
     sources = FileSources(competition, tmp_path, PREPARATION)
     return TrainingSamples(competition, FRAME, sources, PREPARATION, recipe, fold, tmp_path)
 
@@ -201,3 +208,140 @@ def test_targets_of_thousands_of_labels_stay_small() -> None:
     frame = pd.DataFrame({"sample_id": [f"{at}" for at in range(3000)], "label": [f"h{at // 2}" for at in range(3000)]})
     task = Multiclass("label")
     assert Targets(task, frame, task.learn(frame)).rows.nnz == 3000
+
+
+def chances(task, frame, sampling="balanced"):
+    return chances_of(Recipe(sampling=sampling), task, frame, task.learn(frame))
+
+
+def drawn_rows(chance, epoch=0, batch_size=16):
+    """The positions of an epoch."""
+    steps = Steps(Recipe(batch_size=batch_size, sampling="balanced"), 0, len(chance), chance)
+    steps.epoch = epoch
+    return [key for keys in steps for key in keys]
+
+
+def rare_classes(rows=600):
+    """One row in twelve is rare, one in thirty rarer; ids unsorted."""
+    label = ["rarer" if at % 30 == 7 else "rare" if at % 12 == 3 else "often" for at in range(rows)]
+    return pd.DataFrame({"sample_id": [f"{at * 421 % 601:03d}" for at in range(rows)], "label": label})
+
+
+@pytest.mark.parametrize(
+    "task", [Multiclass("label"), Retrieval("label"), Ordinal("label", ["rarer", "rare", "often"])]
+)
+def test_balanced_sampling_draws_every_class_as_often(task):
+    """An epoch has as many draws as rows, a third of each of three classes, and rows of one class alike."""
+    frame = rare_classes()
+    chance = chances(task, frame)
+    assert chance.sum() == pytest.approx(1)
+    keys = drawn_rows(chance)
+    assert len(keys) == len(frame)
+    found = Counter(frame["label"][at] for at, _, _ in keys)
+    for label in ("often", "rare", "rarer"):
+        assert found[label] / len(frame) == pytest.approx(1 / 3, abs=0.06), found
+        assert len(set(chance[frame["label"] == label])) == 1
+
+
+def test_balanced_sampling_of_yes_and_no():
+    """The rare side of a binary task is half of an epoch."""
+    frame = rare_classes().assign(label=lambda of: (of["label"] == "rare").astype(int).astype(str))
+    keys = drawn_rows(chances(Binary("label"), frame))
+    assert np.mean([frame["label"][at] == "1" for at, _, _ in keys]) == pytest.approx(0.5, abs=0.06)
+
+
+def test_rows_of_several_labels_are_drawn_as_their_rarest():
+    """A row with a rare and a common label is as likely as one with the rare label alone; rows without any label are a
+    class of their own; further heads do not count."""
+    frame = pd.DataFrame({"sample_id": [str(at) for at in range(100)], "common": "1", "rare": "0", "more": "0"})
+    frame.loc[[3, 40], "rare"] = "1"
+    frame.loc[40, "common"] = "0"
+    frame.loc[50:59, "common"] = "0"
+    frame.loc[7, "more"] = "1"
+    labels = Multilabel(["common", "rare"])
+    chance = chances(labels, frame)
+    assert chance[3] == chance[40] == pytest.approx(chance[0] * 89 / 2)
+    assert chance[50:60].sum() == pytest.approx(chance[0] * 89)
+    assert (chances(labels.with_aux(beside=(Multilabel(["more"]), 1.0)), frame) == chance).all()
+
+
+def test_a_row_drawn_again_is_another_draw(tmp_path):
+    """Repeats in an epoch count up from 0, so that each is cut and augmented on its own; no key comes twice."""
+    keys = drawn_rows(chances(Multiclass("label"), rare_classes()))
+    assert len(set(keys)) == len(keys)
+    numbers = {}
+    for at, _, number in keys:
+        numbers.setdefault(at, []).append(number)
+    assert all(found == list(range(len(found))) for found in numbers.values())
+    assert max(map(len, numbers.values())) > 3
+    some = samples_of(Recipe(augment=square), tmp_path=tmp_path)
+    assert (some[4, 0, 0][1] != some[4, 0, 1][1]).any()
+
+
+def test_drawn_epochs_go_on_anywhere():
+    """Beginning at a later step gives the rest of that very epoch; another epoch has other draws."""
+    chance = chances(Multiclass("label"), rare_classes(90))
+    steps = Steps(Recipe(batch_size=16, sampling="balanced"), 0, 90, chance)
+    steps.epoch = 2
+    whole = list(steps)
+    for first in range(len(whole) + 1):
+        steps.first = first
+        assert list(steps) == whole[first:]
+    assert drawn_rows(chance, 1) != drawn_rows(chance, 2)
+
+
+def test_weighted_sampling_follows_the_column():
+    """Rows are drawn in proportion to `weight`, those of weight 0 never."""
+    frame = rare_classes().assign(weight=lambda of: of["label"].map({"often": 1.0, "rare": 0.0, "rarer": 29.0}))
+    found = Counter(frame["label"][at] for at, _, _ in drawn_rows(chances(Regression("weight"), frame, "weighted")))
+    share = frame.groupby("label")["weight"].sum() / frame["weight"].sum()
+    assert found["rare"] == 0
+    assert found["rarer"] / len(frame) == pytest.approx(share["rarer"], abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "task", "weight", "said"),
+    [
+        ("balanced", Regression("label"), None, "Regression"),
+        ("weighted", Multiclass("label"), None, "sample_id, label"),
+        ("weighted", Multiclass("label"), [1.0, -1.0, 3.0], "-1 to 3"),
+        ("weighted", Multiclass("label"), [0.0, 0.0, 0.0], "0 to 0"),
+    ],
+)
+def test_sampling_without_classes_or_weights_is_refused(sampling, task, weight, said):
+    """What cannot be drawn is told before training: no classes, no column, weights below 0 or none above."""
+    frame = pd.DataFrame({"sample_id": ["b", "a", "c"], "label": ["1", "2", "1"]})
+    frame = frame if weight is None else frame.assign(weight=weight)
+    with pytest.raises(RecipeError, match=f'sampling="{sampling}"') as caught:
+        chances_of(Recipe(sampling=sampling), task, frame, {"classes": ["1", "2"]})
+    assert said in caught.value.found
+
+
+GROWING = Recipe(augment=square, image_size=(64, 96), start_size=(24, 40), epochs=8, batch_size=4)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_and_masks_grow_with_the_epochs(tmp_path, workers):
+    """A batch has the size of its epoch, its masks too, whatever processes make it, and the pixels are the same."""
+    competition = Shapes()
+    competition.task = Masks("label")
+    recipe = replace(GROWING, workers=workers)
+    steps, alone = Steps(recipe, 0, ROWS), samples_of(recipe, competition, tmp_path)
+    loader = training_loader(samples_of(recipe, competition, tmp_path), steps, recipe)
+    for epoch, size in ((0, (24, 40)), (3, (32, 64)), (5, (64, 96)), (7, (64, 96)), (0, (24, 40))):
+        assert recipe.size_at(epoch) == size
+        steps.epoch = epoch
+        for positions, images, masks in loader:
+            assert images.shape[1:3] == masks.shape[1:3] == size
+            for at, image, mask in zip(positions.tolist(), images, masks, strict=True):
+                _, wanted, beside = alone[at, epoch, 0]
+                assert (image == wanted).all() and (mask == beside).all()
+
+
+def test_training_enlarges_as_evaluation_does():
+    """Presets follow the backbone's bicubic; an interpolation that was chosen otherwise is left alone."""
+    chosen = A.Compose([A.Resize(8, 8, interpolation=cv2.INTER_NEAREST)])
+    for interpolation, preset in (("bicubic", cv2.INTER_CUBIC), ("bilinear", cv2.INTER_LINEAR)):
+        assert resized_alike(none((8, 8)), interpolation).transforms[0].interpolation == preset
+        assert resized_alike(photo((8, 8)), interpolation).transforms[0].interpolation == preset
+        assert resized_alike(chosen, interpolation).transforms[0].interpolation == cv2.INTER_NEAREST
