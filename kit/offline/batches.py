@@ -24,13 +24,23 @@ Sources = Callable[[Row], np.ndarray]
 
 
 class RowsOf:
-    """From position to Row, over arrays of a frame's columns (a pandas row costs far more)."""
+    """From position to Row, over arrays of a frame's columns (a pandas row costs far more).
+
+    Texts are kept in numpy's own strings: reading an object counts a reference in it, and each loader process that does
+    so to a page of objects comes to own a copy of that page.
+    """
 
     def __init__(self, frame: pd.DataFrame):
-        self.columns = {str(name): frame[name].to_numpy() for name in frame.columns}
+        self.columns = {str(name): _without_objects(frame[name].to_numpy()) for name in frame.columns}
 
     def __call__(self, at: int) -> Row:
         return Row({name: values[at] for name, values in self.columns.items()})
+
+
+def _without_objects(values: np.ndarray) -> np.ndarray:
+    """Texts as numpy's strings; objects that are not all texts stay."""
+    texts = values.dtype.hasobject and pd.api.types.infer_dtype(values, skipna=False) == "string"
+    return values.astype(np.dtypes.StringDType()) if texts else values
 
 
 def source_of(row: Row) -> str:

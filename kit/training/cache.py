@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
+import itertools
 import json
 import os
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,49 +25,56 @@ import pandas as pd
 from kit.offline.batches import FileSources, RowsOf, Sources, source_of
 from kit.offline.contract import Competition, Row
 from kit.offline.errors import DataError, RunError
-from kit.offline.files import write_json
+from kit.offline.files import write_json, write_whole
 from kit.offline.pixels import Preparation, decode_jpeg, encode_jpeg
 from kit.offline.places import inside
 from kit.offline.tasks import settings_of
 from kit.training.code import code_hash
 
-SCHEMA = 2
+SCHEMA = 3
 PROBE = 16
 """Sources decoded to tell size and minutes before all of them are."""
 AHEAD = 64
 """Sources decoded ahead of the writer at most, so that memory stays flat."""
 ALIGN = 16
 """Sources start at multiples of this many bytes, so that every dtype can be read in place."""
+HASH_BYTES = 8
+"""Names are kept as hashes of so many bytes: two of a million names share one in 1 of 37 million caches."""
 REMEDY = (
     'set cache_size (a smaller shorter side), cache="jpeg" or cache="off" in the recipe, or KIT_CACHE to a larger disk'
 )
 
-Stored = tuple[bytes, list[int], str]
-"""A source as the cache keeps it: bytes, shape, dtype."""
+Stored = tuple[bytes, str]
+"""A source as the cache keeps it: bytes, and dtype and shape as text, "|u1 600 800 3"."""
 
 
 @dataclass(frozen=True)
 class CachedSources:
     """Sources out of one memory-mapped file.
 
-    path: the cache's folder. at: number of each source by name. offsets: of each in `content`, one more than there are
-    sources. shapes, dtypes: of each array. jpeg: whether the bytes are JPEG. content: all bytes, read-only.
+    path: the cache's folder. index: a record a source, sorted by `name`, which is a hash under `salt`: its bytes are
+    content[start:stop], its dtype and shape are in `form`. jpeg: whether the bytes are JPEG. Index and content are
+    mapped, so they take no memory that the system could not take back, however many sources there are.
     """
 
     path: Path
-    at: dict[str, int]
-    offsets: list[int]
-    shapes: list[list[int]]
-    dtypes: list[str]
+    index: np.ndarray
+    salt: int
     jpeg: bool
     content: np.ndarray
 
     def __call__(self, row: Row) -> np.ndarray:
         """The stored form of a row's source; read-only."""
-        at = self.at[source_of(row)]
+        name = source_of(row)
+        names, wanted = self.index["name"], _hash(name, self.salt)
+        at = bisect_left(names, wanted)
+        if at == len(names) or names[at] != wanted:
+            raise KeyError(name)
+        _, start, stop, form = self.index[at].item()
         if self.jpeg:
-            return decode_jpeg(self.content[self.offsets[at] : self.offsets[at + 1]])
-        return np.ndarray(self.shapes[at], self.dtypes[at], self.content, self.offsets[at])
+            return decode_jpeg(self.content[start:stop])
+        dtype, *shape = form.decode().split()
+        return np.ndarray(tuple(map(int, shape)), dtype, self.content, start)
 
     def __reduce__(self) -> tuple[Callable[[Path], CachedSources], tuple[Path]]:
         return open_cache, (self.path,)
@@ -71,10 +82,11 @@ class CachedSources:
 
 def open_cache(path: Path) -> CachedSources:
     """Map a finished cache."""
-    index = json.loads((path / "index.json").read_text())
-    names = index.pop("names")
+    known = json.loads((path / "index.json").read_text())
+    index = np.load(path / "index.npy", mmap_mode="r")
     content = np.memmap(path / "data.bin", mode="r") if (path / "data.bin").stat().st_size else np.zeros(0, np.uint8)
-    return CachedSources(path, {name: number for number, name in enumerate(names)}, **index, content=content)
+    # As plain arrays: a memmap takes three times as long to index.
+    return CachedSources(path, np.asarray(index), known["salt"], known["jpeg"], np.asarray(content))
 
 
 def cached_sources(
@@ -98,10 +110,7 @@ def cached_sources(
     if keep == "off":
         return FileSources(competition, data, preparation, what)
     root = Path(os.environ["KIT_CACHE"]) / competition.slug if os.environ.get("KIT_CACHE") else folder
-    row = RowsOf(frame)
-    rows: dict[str, Row] = {}
-    for at in range(len(frame)):
-        rows.setdefault(source_of(row(at)), row(at))
+    rows = SourceRows(frame)
     path = root / _key(competition, rows, data, preparation, what)
     with _lock(root / f"{path.name}.lock"):
         if not (path / "index.json").is_file():
@@ -109,9 +118,41 @@ def cached_sources(
     return open_cache(path)
 
 
-def _key(
-    competition: Competition, rows: dict[str, Row], data: Path, preparation: Preparation, what: str = "read"
-) -> str:
+class SourceRows:
+    """The first row of each source of a frame, in order of appearance.
+
+    at: their positions in the frame, ascending. names: the hash of each one's name, under the first `salt` that keeps
+    the names apart.
+    """
+
+    def __init__(self, frame: pd.DataFrame):
+        self.row = row = RowsOf(frame)
+        for salt in itertools.count():
+            hashes = np.fromiter((_hash(source_of(row(at)), salt) for at in range(len(frame))), np.uint64, len(frame))
+            _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
+            first_like = first[number]
+            again = np.flatnonzero(first_like != np.arange(len(frame)))
+            if all(source_of(row(at)) == source_of(row(first_like[at])) for at in again.tolist()):
+                break
+        self.salt, self.at = salt, np.sort(first)
+        self.names = hashes[self.at]
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def __getitem__(self, number: int) -> Row:
+        return self.row(int(self.at[number]))
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[number] for number in range(len(self)))
+
+
+def _hash(name: str, salt: int) -> int:
+    digest = hashlib.blake2b(name.encode(), digest_size=HASH_BYTES, salt=salt.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _key(competition: Competition, rows: SourceRows, data: Path, preparation: Preparation, what: str = "read") -> str:
     """A name that changes with the code and settings of reading, the cached form, and each file's name, size and time.
 
     Other columns that `read` may look at count too; what the kit adds does not, nor do labels, save for targets.
@@ -123,15 +164,15 @@ def _key(
         form.append(settings_of(competition.task))
         unseen -= set(competition.task.columns)
     digest = hashlib.sha256(json.dumps(form, sort_keys=True).encode())
-    if any("path" not in row for row in rows.values()):
+    if "path" not in rows.row.columns:
         digest.update(
             str(data.resolve()).encode()
         )  # read finds its files for itself: those of another folder are others
-    for name, row in rows.items():
+    for row in rows:
         seen = [f"{column}={row[column]}" for column in sorted(set(row) - unseen)]
         if what == "read_target":
             seen += [_stat_of_cell(row[column]) for column in competition.task.columns]
-        digest.update("\0".join([name, *seen, _stat(data, row)]).encode() + b"\n")
+        digest.update("\0".join([source_of(row), *seen, _stat(data, row)]).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 
@@ -169,39 +210,48 @@ def _storing(
                 "stack the arrays, or pad them to one shape",
             )
         content = encode_jpeg(array) if preparation.jpeg else array.tobytes()
-        return content + bytes(-len(content) % ALIGN), list(array.shape), array.dtype.str
+        return content + bytes(-len(content) % ALIGN), " ".join(map(str, (array.dtype.str, *array.shape)))
 
     return stored
 
 
 def _write(
-    path: Path, rows: dict[str, Row], stored: Callable[[Row], Stored], jpeg: bool, say: Callable[[str], None]
+    path: Path, rows: SourceRows, stored: Callable[[Row], Stored], jpeg: bool, say: Callable[[str], None]
 ) -> None:
     """Decode all sources into `path`; index.json, written last, says that they are whole."""
-    known = _estimate(path, list(rows.values()), stored, say)
+    known = _estimate(path, rows, stored, say)
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
-    offsets, shapes, dtypes = [0], [], []
+    ends, forms = np.zeros(len(rows) + 1, np.int64), []
     try:
         with (path / "data.bin").open("wb") as file:
-            for content, shape, dtype in _in_order(list(rows.values()), stored, known):
+            for number, (content, form) in enumerate(_in_order(rows, stored, known), 1):
                 file.write(content)
-                offsets.append(offsets[-1] + len(content))
-                shapes.append(shape)
-                dtypes.append(dtype)
+                ends[number] = ends[number - 1] + len(content)
+                forms.append(sys.intern(form))
             file.flush()
             os.fsync(file.fileno())
     except BaseException as error:
         shutil.rmtree(path)  # what the advice of a damaged image changes is the key: these bytes would stay for ever
         if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        found = f"the disk is full after {offsets[-1] / 1e9:.1f} GB"
+        found = f"the disk is full after {ends.max() / 1e9:.1f} GB"
         raise RunError(f"room for the cache in {path.parent}", found, REMEDY) from None
-    index = {"names": list(rows), "offsets": offsets, "shapes": shapes, "dtypes": dtypes, "jpeg": jpeg}
-    write_json(path / "index.json", index)
+    write_whole(path / "index.npy", _index(rows.names, ends, forms))
+    write_json(path / "index.json", {"salt": rows.salt, "jpeg": jpeg})
 
 
-def _in_order(rows: Sequence[Row], stored: Callable[[Row], Stored], known: dict[int, Stored]) -> Iterator[Stored]:
+def _index(names: np.ndarray, ends: np.ndarray, forms: list[str]) -> bytes:
+    """The records of CachedSources as an .npy file, from the sources in the order they were written."""
+    width = max(map(len, forms), default=1)
+    index = np.empty(len(names), [("name", "<u8"), ("start", "<i8"), ("stop", "<i8"), ("form", f"S{width}")])
+    index["name"], index["start"], index["stop"], index["form"] = names, ends[:-1], ends[1:], forms
+    file = io.BytesIO()
+    np.save(file, index[np.argsort(names)])
+    return file.getvalue()
+
+
+def _in_order(rows: SourceRows, stored: Callable[[Row], Stored], known: dict[int, Stored]) -> Iterator[Stored]:
     """Threads decode: Pillow and OpenCV let go of the interpreter. What is `known` is not decoded again."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(rows), AHEAD):
@@ -210,7 +260,7 @@ def _in_order(rows: Sequence[Row], stored: Callable[[Row], Stored], known: dict[
 
 
 def _estimate(
-    path: Path, rows: Sequence[Row], stored: Callable[[Row], Stored], say: Callable[[str], None]
+    path: Path, rows: SourceRows, stored: Callable[[Row], Stored], say: Callable[[str], None]
 ) -> dict[int, Stored]:
     """Decode some sources, spread evenly, and tell what all will take. Raises RunError where that is too much."""
     start = time.monotonic()
@@ -218,7 +268,7 @@ def _estimate(
     known = {at: stored(rows[at]) for at in spread}
     share = len(rows) / max(len(known), 1)
     seconds = (time.monotonic() - start) * share / (os.cpu_count() or 1)
-    need = sum(len(content) for content, _, _ in known.values()) * share * 1.05
+    need = sum(len(content) for content, _ in known.values()) * share * 1.05
     say(f"cache: {len(rows)} sources, about {need / 1e6:.0f} MB and {seconds / 60:.1f} minutes, in {path}")
     free = shutil.disk_usage(path.parent).free
     if need > free * 0.95:

@@ -177,4 +177,4 @@ class Steps(Sampler[list[Key]]):
             order = drawn_order(self.recipe.seed, self.fold, self.epoch, self.chances)
         size = self.recipe.batch_size
         for step in range(self.first, len(self)):
-            yield [(at, self.epoch, number) for at, number in order[step * size : (step + 1) * size]]
+            yield [(at, self.epoch, number) for at, number in order[step * size : (step + 1) * size].tolist()]

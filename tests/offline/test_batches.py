@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from kit.offline.batches import Padded, collate, to_device
+from kit.offline.batches import Padded, RowsOf, collate, to_device
 from kit.offline.errors import DataError
 from kit.offline.pixels import Preparation
 
@@ -15,6 +17,21 @@ PREPARATION = Preparation((4, 4), (0.5,), (0.25,))
 def bags(*sizes):
     """Samples of an evaluation: bag number `at` is full of at + 1."""
     return [(at, torch.full((size, 4, 4, 1), at + 1, dtype=torch.uint8), 4, 4) for at, size in enumerate(sizes)]
+
+
+def test_rows_give_back_what_the_frame_holds():
+    """Texts of any length come back as str from columns without objects; what is not all text stays what it was."""
+    names = ["007", "", "a long id, such as hosts give", "ü\0x\0"]
+    frame = pd.DataFrame({"sample_id": names, "number": [3, 1, 2, 0], "flag": [True, False, True, True]})
+    mixed = [(1, 2), "x", None, 4.5]
+    frame = frame.assign(mixed=pd.Series(mixed, dtype=object), blank=["a", float("nan"), "b", "c"])
+    rows = RowsOf(frame.iloc[[2, 0, 3, 1]])
+    for at, wanted in enumerate((2, 0, 3, 1)):
+        row = rows(at)
+        assert type(row.sample_id) is str and row.sample_id == names[wanted]
+        assert (row.number, row.flag, row.mixed) == (*frame.loc[wanted, ["number", "flag"]], mixed[wanted])
+    assert np.isnan(rows(3).blank) and rows(0).blank == "b"
+    assert not isinstance(rows.columns["sample_id"].dtype, np.dtypes.ObjectDType)
 
 
 def test_bags_of_one_size_and_images_are_plain_batches():

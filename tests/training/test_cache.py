@@ -20,6 +20,7 @@ from kit import Competition, Multiclass, Segmentation, rle
 from kit.offline.batches import FileSources, RowsOf, source_of
 from kit.offline.errors import DataError, RunError
 from kit.offline.pixels import Preparation
+from kit.training import cache
 from kit.training.cache import cached_sources
 
 PREPARATION = Preparation((8, 8), (0.5,), (0.5,))
@@ -148,6 +149,27 @@ def test_jpeg_is_the_same_from_cache_and_files(world):
         cached, files = cached_sources(*args), FileSources(ground.competition, ground.data, preparation)
         for at in range(len(ground.frame)):
             np.testing.assert_array_equal(cached(row(at)), files(row(at)))
+
+
+def test_names_of_one_hash_are_told_apart(tmp_path, monkeypatch):
+    """Sources whose names share a hash are hashed under another salt, so that none is given for another."""
+    monkeypatch.setattr(cache, "HASH_BYTES", 1)
+    competition = Arrays({f"{number * 37 % 101:03d}": np.full(3, number, np.uint8) for number in range(20)})
+    names = [*competition.arrays, *reversed(competition.arrays)]
+    frame = pd.DataFrame({"sample_id": [f"t{number}" for number in range(40)], "source": names})
+    assert len({cache._hash(name, 0) for name in names}) < 20, "they would be mixed up"
+    sources = open_arrays(competition, tmp_path, frame=frame)
+    assert sources.salt > 0
+    assert set(competition.seen.values()) == {1}
+    assert [sources(RowsOf(frame)(at))[0] for at in range(40)] == [*range(20), *reversed(range(20))]
+
+
+def test_a_source_that_the_cache_lacks_is_a_fault(tmp_path):
+    """A row that was not there when the cache was made gets no other row's source."""
+    sources = open_arrays(Arrays(random_arrays()), tmp_path)
+    for name in ("b", "00", "zz"):
+        with pytest.raises(KeyError, match=name):
+            sources(RowsOf(frame_of([name]))(0))
 
 
 def test_off_reads_the_files(tmp_path):
