@@ -43,6 +43,12 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
+def sweep(folder: Path) -> None:
+    """Delete what killed writers left aside in and below a folder that no other process writes in."""
+    for left in folder.rglob(".*.tmp-*"):
+        left.unlink()
+
+
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -15,6 +15,8 @@ from kit.offline.errors import RunError
 from kit.offline.files import sha256_of, write_json, write_whole
 
 RECORD = "state.json"
+BEST = "best.safetensors"
+"""The best epoch's weights, while later epochs train."""
 
 
 def commit(folder: Path, step: int, state: Mapping[str, Any]) -> None:
@@ -42,7 +44,8 @@ def resume(folder: Path) -> tuple[int, dict[str, Any]] | None:
 
 def clear(folder: Path) -> None:
     """Remove the state of a finished fold."""
-    (folder / RECORD).unlink(missing_ok=True)
+    for name in (RECORD, BEST):
+        (folder / name).unlink(missing_ok=True)
     _remove_all_but(folder, None)
 
 

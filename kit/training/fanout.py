@@ -12,6 +12,7 @@ import pandas as pd
 
 from kit.offline.contract import Competition
 from kit.offline.errors import DataError, Diverged, FoldError, RunError, examples
+from kit.offline.files import sweep
 from kit.offline.frames import checked
 from kit.offline.places import has_module, load_module, missing_files
 from kit.offline.tasks import settings_of, task_from
@@ -115,6 +116,7 @@ def train_run(
     train = _trainer(competition.folder)
     failed: list[Diverged] = []
     with locked(run):
+        sweep(run.folder)
         done = [number for number in wanted if run.is_done(number)]
         for number in done:
             say(f"fold {name_of_fold(number)} of {run.name} is done: skipped")

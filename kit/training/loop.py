@@ -253,7 +253,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
             if is_better(score, best, competition.greater_is_better):
                 best = {"epoch": epoch + 1, "score": score}
                 if recipe.keep == "best":
-                    write_whole(fold.folder / "best.safetensors", weights_of(shown))
+                    write_whole(fold.folder / checkpoint.BEST, weights_of(shown))
             speed = seen / max(seconds, 1e-9)
             report(fold, epoch, losses, score, optimizer.param_groups[-1]["lr"], speed, time.monotonic() - began)
             if asked or (time.monotonic() - committed > COMMIT_SECONDS and epoch + 1 < recipe.epochs):
@@ -264,7 +264,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     # Keep, predict with every view; done.json, written last, says that the fold is whole
     final, epochs = average.module if average else model, step // len(steps)
     if best and recipe.keep == "best":
-        load_weights(final, fold.folder / "best.safetensors")
+        load_weights(final, fold.folder / checkpoint.BEST)
     write_whole(fold.folder / "weights.safetensors", weights_of(final))
     write_json(fold.folder / "model.json", model_record(setup))
     score = evaluate(fold, setup, final, device, recipe.tta, fold.folder)
@@ -282,7 +282,6 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     }
     write_json(fold.folder / "done.json", record)
     checkpoint.clear(fold.folder)
-    (fold.folder / "best.safetensors").unlink(missing_ok=True)
 
 
 def grouped(loader: Iterable[Any], size: int) -> Iterator[list[Any]]:

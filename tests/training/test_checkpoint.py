@@ -44,12 +44,13 @@ def test_nothing_was_committed(tmp_path):
 
 
 def test_only_the_newest_stays(tmp_path):
-    """A commit removes older states and what killed writers left aside; clearing removes all."""
+    """A commit removes older states and what killed writers left aside; clearing removes all, the best epoch too."""
     checkpoint.commit(tmp_path, 9, STATE)
     (tmp_path / ".state-9.safetensors.tmp-123").write_bytes(b"torn")
     checkpoint.commit(tmp_path, 10, STATE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state-10.safetensors", "state.json"]
-    (tmp_path / "weights.safetensors").write_bytes(b"other")
+    for name in ("weights.safetensors", checkpoint.BEST):
+        (tmp_path / name).write_bytes(b"other")
     checkpoint.clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
 

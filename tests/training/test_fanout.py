@@ -125,3 +125,14 @@ def test_a_finished_run_needs_no_weights_and_is_scored_anew(world, monkeypatch):
     again = world.train([0])
     assert again.folder == run.folder
     assert again.read("score.json")["pooled"] == 2 * before
+
+
+def test_what_killed_writers_left_aside_goes(world):
+    """A run that is done, or goes on, has no half files of commands that were killed; other files stay."""
+    run = world.train([0], epochs=1)
+    left = [run.folder / ".score.json.tmp-123", run.folder / "source" / ".folds.csv.tmp-7"]
+    for path in (*left, run.folder / "notes.tmp-1"):
+        path.write_bytes(b"torn")
+    world.train([0], epochs=1)
+    assert not any(path.exists() for path in left)
+    assert (run.folder / "notes.tmp-1").is_file()
