@@ -69,6 +69,10 @@ class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
         shown = torch.zeros(0) if mask is None else tensor(self.preparation.fit_size(mask, nearest=True))
         return at, tensor(self.preparation.fit_size(image)), shown
 
+    def name_of(self, key: Key) -> str:
+        """The id of a row, for messages."""
+        return str(self.row(key[0])["sample_id"])
+
 
 def augmented(
     compose: A.Compose, image: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator

@@ -19,6 +19,7 @@ from kit.offline.predictions import Predictions
 from kit.offline.tasks import Multiclass
 from kit.training import loop, stop
 from kit.training.folds import split
+from tests.tmpfs import run_on_tmpfs
 
 HARD = {
     "epochs": 3, "ema": 0.9, "mixup": 0.4, "erasing": 0.5, "drop_path": 0.2, "drop_rate": 0.2, "accumulate": 2,
@@ -414,3 +415,31 @@ def test_gradient_checkpointing_reaches_timm_or_is_refused(world):
     with pytest.raises(RecipeError, match="gradient checkpointing"):
         loop.checkpoint_gradients(torch.nn.Linear(3, 2))
     assert world.train([0], epochs=1, grad_checkpointing=True).read("score.json")["pooled"] is not None
+
+
+LITTLE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from conftest import World
+
+World(Path(sys.argv[2])).train([0], image_size=1024, batch_size=8, workers=2, epochs=1)
+"""
+CHEAP = """
+from torch import nn
+
+
+def build(spec, task):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, spec.outputs))
+"""
+
+
+@pytest.mark.full
+def test_training_ends_well_in_little_shared_memory(world):
+    """With the 64 MB that docker gives by default, four batches of 25 MB ahead are too many: one process makes one at a
+    time, a line tells of it, and the fold is done."""
+    (world.folder / "model.py").write_text(CHEAP)
+    done = run_on_tmpfs(Path("/dev/shm"), "64m", LITTLE, str(Path(__file__).parent), str(world.home))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("--shm-size") == 1
+    assert list(world.folder.glob("runs/*/fold0/done.json"))
