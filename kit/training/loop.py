@@ -143,6 +143,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     schedule = make_schedule(recipe, optimizer, updates)
     average = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
     cast, scaler = precision_of(recipe.precision, device)
+    checkpoint.require_room(fold.folder, model, averaged=bool(average))
 
     # Where were we?
     step, best = 0, None
