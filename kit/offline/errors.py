@@ -9,6 +9,7 @@ KitError                 base: expected, found, what to do
   RecipeError            a recipe or an override that makes no sense
   WeightsError           pretrained or trained weights that cannot be had
   RunError               a run that is damaged, diverged or does not fit another
+    LockedError          a run that another process trains
   BundleError            a bundle whose files are not the ones its manifest names
   SubmissionError        a submission the host would refuse
 """
@@ -60,6 +61,10 @@ class WeightsError(KitError):
 
 class RunError(KitError):
     """A run that is damaged, diverged or does not fit another."""
+
+
+class LockedError(RunError):
+    """A run that another process trains."""
 
 
 class BundleError(KitError):
