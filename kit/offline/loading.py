@@ -69,7 +69,7 @@ class Loader(DataLoader):
             persistent_workers=persistent and workers > 0,
             worker_init_fn=quiet_worker,
             timeout=HANG_SECONDS if workers else 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_initialized(),  # a GPU may report itself that `pick_device` could not start
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
