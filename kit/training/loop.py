@@ -241,7 +241,8 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
                 scaler.update()
                 if average:
                     average.update(model, step=update)
-                step, seen, losses = step + len(batches), seen + sum(len(one[0]) for one in batches), losses + done
+                losses += done
+                step, seen = step + len(batches), seen + sum(len(one[0]) for one in batches)
                 if (asked or time.monotonic() - committed > COMMIT_SECONDS) and step % len(steps):
                     commit()
                     committed = time.monotonic()
