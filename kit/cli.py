@@ -396,13 +396,14 @@ def demo(
 
 
 def main() -> None:
-    """Run a verb. Exit 0 when done, 1 with a clear error, 2 for wrong usage, 130 or 143 after an interrupt."""
+    """Run a verb. Exit 0 when done, 1 with a clear error (3: another process is at it), 2 for wrong usage, 130 or 143
+    after an interrupt."""
     signal.signal(signal.SIGINT, lambda *_: _interrupted(130))
     signal.signal(signal.SIGTERM, lambda *_: _interrupted(143))
     try:
         app()
     except Exception as error:
-        from kit.offline.errors import KitError
+        from kit.offline.errors import KitError, LockedError
         from kit.shipping.predict import as_kit_error
 
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -412,7 +413,7 @@ def main() -> None:
         told = error if isinstance(error, KitError) else as_kit_error(str(error)) or _fault_of_adapter(error)
         if told is None:
             raise
-        _fail(str(told))
+        _fail(str(told), 3 if isinstance(told, LockedError) else 1)
 
 
 def _fault_of_adapter(error: Exception) -> Exception | None:
@@ -430,9 +431,9 @@ def _interrupted(code: int) -> None:
     sys.exit(code)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 1) -> None:
     _say(message)
-    sys.exit(1)
+    sys.exit(code)
 
 
 def _say(line: str) -> None:

@@ -176,3 +176,10 @@ def test_the_search_for_dangers_finds_them(source):
     assert not dangers(
         "model.eval()\nnp.load(path, allow_pickle=False)\nsubprocess.run(line, shell=False)\njson.load(f)"
     )
+
+
+def test_images_are_decoded_by_pillow_and_opencv_alone():
+    """torchvision 0.29 dies (SIGSEGV) of a PNG with a bad checksum, which both others refuse with an error."""
+    for path in CODE:
+        for name in imports(ast.parse(path.read_text()), path):
+            assert not within(name, "torchvision.io"), f"{name_of(path)} imports {name}"

@@ -307,6 +307,34 @@ def test_a_full_disk_keeps_what_was_written(kit: Kit, home: Path, monkeypatch: p
     assert kit("train", "leaves", "tiny", "--fold", "0", *FAST).code == 0
 
 
+HELD = """
+import fcntl, os, sys
+file = open(sys.argv[1], "a+")
+fcntl.lockf(file, fcntl.LOCK_EX)
+file.write(f"process {os.getpid()}")
+file.flush()
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_run_that_another_process_trains_exits_with_3(kit: Kit, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script can tell it from a fault; what the other has done stays, and once it is killed the command goes on."""
+    assert kit("train", "leaves", "tiny", "--fold", "0", *FAST).code == 0
+    [run] = (home / "competitions" / "leaves" / "runs").iterdir()
+    done = {path: path.read_bytes() for path in sorted(run.glob("fold0/*"))}
+    monkeypatch.setattr("kit.training.rundir.time.sleep", lambda seconds: None)
+    start = [sys.executable, "-c", HELD, str(run / "run.lock")]
+    with subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        said = kit("train", "leaves", "tiny", "--fold", "1", *FAST)
+        other.kill()
+    assert said.code == 3
+    assert f"process {other.pid}" in said.err and "to do:" in said.err
+    assert {path: path.read_bytes() for path in sorted(run.glob("fold*/*"))} == done
+    assert kit("train", "leaves", "tiny", "--fold", "1", *FAST).code == 0
+
+
 def test_the_real_kaggle_client_starts() -> None:
     """The `kaggle` command of this environment runs: 2.2.5 imports a package that it does not ask for."""
     kaggle = Path(sys.executable).with_name("kaggle")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, default_collate
 
 from kit.offline.contract import Competition, Row
 from kit.offline.errors import DataError
+from kit.offline.loading import load
 from kit.offline.pixels import Preparation
 
 Sources = Callable[[Row], np.ndarray]
@@ -82,6 +81,10 @@ class EvaluationSamples(Dataset[tuple[int, Tensor, int, int]]):
         height, width = image.shape[-3:-1] if image.ndim > 2 else image.shape
         return at, tensor(self.preparation.fit_size(image)), height, width
 
+    def name_of(self, at: int) -> str:
+        """The id of a row, for messages."""
+        return str(self.row(at)["sample_id"])
+
 
 def tensor(array: np.ndarray) -> Tensor:
     """A tensor of its own memory: cached sources are read-only, which torch warns of."""
@@ -135,29 +138,11 @@ def to_device(
 def evaluation_batches(samples: EvaluationSamples, batch_size: int, workers: int | None = None) -> DataLoader:
     """Every sample once, in order, as (positions, N x H x W x C or Padded bags, heights, widths)."""
     count = default_workers() if workers is None else workers
-    count = min(count, len(samples) // batch_size)
-    return DataLoader(
-        samples,
-        batch_size=batch_size,
-        num_workers=count,
-        collate_fn=collate,
-        worker_init_fn=quiet_worker,
-        timeout=300 if count else 0,
-        pin_memory=torch.cuda.is_available(),
-    )
+    batches = BatchSampler(range(len(samples)), batch_size, drop_last=False)
+    return load(samples, batches, min(count, len(samples) // batch_size), collate)
 
 
 def default_workers() -> int:
     """Loader processes: none on up to two cores, which the network needs itself, else all cores but two."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if cores <= 2 else min(cores - 2, 12)
-
-
-def quiet_worker(worker: int) -> None:
-    """One thread per loader process: OpenCV's own pool fights with the others and can deadlock after a fork.
-
-    Ctrl-C reaches the whole group of processes: the loader goes on, so that the loop can finish its step.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)

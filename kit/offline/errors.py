@@ -10,6 +10,7 @@ KitError                 base: expected, found, what to do
   WeightsError           pretrained or trained weights that cannot be had
   RunError               a run that is damaged or does not fit another
     Diverged             a fold whose loss or gradient is no number
+    LockedError          a run that another process trains
   BundleError            a bundle whose files are not the ones its manifest names
   SubmissionError        a submission the host would refuse
 """
@@ -65,6 +66,10 @@ class RunError(KitError):
 
 class Diverged(RunError):
     """A fold whose loss or gradient is no number."""
+
+
+class LockedError(RunError):
+    """A run that another process trains."""
 
 
 class BundleError(KitError):

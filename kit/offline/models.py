@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -423,13 +424,30 @@ def inference_spec(spec: ModelSpec) -> ModelSpec:
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The named device; else a GPU that passes one operation (a P100 reports CUDA and then fails), else the CPU."""
+    """The named device; else a GPU that passes one operation, else the CPU.
+
+    A GPU that only reports itself (Kaggle's P100, for which its torch has no kernels) is told on standard error.
+    """
     if name:
         return torch.device(name)
     if torch.cuda.is_available():
         try:
             (torch.zeros(1, device="cuda") + 1).item()
-        except RuntimeError:
-            return torch.device("cpu")
-        return torch.device("cuda")
+            return torch.device("cuda")
+        except RuntimeError as error:
+            print(_unusable(error), file=sys.stderr, flush=True)
     return torch.device("cpu")
+
+
+def _unusable(error: RuntimeError) -> str:
+    """The line about a GPU that failed its one operation."""
+    try:
+        gpu = f"{torch.cuda.get_device_name()} (sm_{''.join(map(str, torch.cuda.get_device_capability()))})"
+    except RuntimeError:  # CUDA does not even start
+        gpu = "the GPU"
+    kernels = ", ".join(torch.cuda.get_arch_list())
+    reason = str(error).partition("\n")[0]
+    return (
+        f"warning: {gpu} does not work with this torch, which has kernels for {kernels}: {reason}. "
+        "Going on on the CPU, many times slower; on Kaggle choose GPU T4 x2"
+    )

@@ -37,6 +37,7 @@ def predict_at_home(bundle: Path, data: Path, out: Path) -> str:
         check=False,
     )
     if done.returncode == 0:
+        sys.stderr.write(done.stderr)  # warnings: a GPU that does not work, little shared memory
         return done.stdout
     raise as_kit_error(done.stderr) or BundleError(
         f"{manifest.bundle} to predict {data}",

@@ -6,6 +6,7 @@ import random
 import zlib
 
 import numpy as np
+import pandas as pd
 import torch
 
 
@@ -32,15 +33,14 @@ def epoch_order(seed: int, fold: int, epoch: int, rows: int, repeats: int) -> np
     return draws
 
 
-def drawn_order(seed: int, fold: int, epoch: int, chances: np.ndarray) -> list[tuple[int, int]]:
-    """(position, draw number) of an epoch of N draws with replacement. chances: of each row, N float64, sum 1."""
+def drawn_order(seed: int, fold: int, epoch: int, chances: np.ndarray) -> np.ndarray:
+    """(position, draw number) of an epoch of N draws with replacement, N x 2 int32.
+
+    chances: of each row, N float64, sum 1. The draw number counts how often the row came before.
+    """
     chosen = np.random.default_rng([seed, fold + 1, epoch]).choice(len(chances), len(chances), p=chances)
-    seen: dict[int, int] = {}
-    draws = []
-    for at in chosen.tolist():
-        seen[at] = seen.get(at, -1) + 1
-        draws.append((at, seen[at]))
-    return draws
+    numbers = pd.Series(chosen).groupby(chosen).cumcount().to_numpy()
+    return np.stack([chosen, numbers], axis=1, dtype=np.int32)
 
 
 def seed_step(seed: int, fold: int, step: int) -> None:

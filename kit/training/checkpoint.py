@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from kit.offline.errors import RunError
 from kit.offline.files import sha256_of, write_json, write_whole
@@ -17,6 +18,24 @@ from kit.offline.files import sha256_of, write_json, write_whole
 RECORD = "state.json"
 BEST = "best.safetensors"
 """The best epoch's weights, while later epochs train."""
+
+
+def require_room(folder: Path, model: nn.Module, averaged: bool) -> None:
+    """Raise RunError unless the disk has room for what a fold writes: three times its state.
+
+    The older state stays until the newer one is durable; weights, the best epoch's and OOF take the third. A state
+    holds the model, two moments of each weight (AdamW's; others keep fewer) and the average. What the fold has written
+    already counts as room.
+    """
+    state = sum(tensor.nbytes for tensor in model.state_dict().values()) * (4 if averaged else 3)
+    need = 3 * state - sum(path.stat().st_size for path in folder.iterdir())
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise RunError(
+            f"{need / 1e6:.0f} MB of free disk to train in {folder} (a state takes {state / 1e6:.0f} MB)",
+            f"{free / 1e6:.0f} MB free",
+            "free some space and run the same command again",
+        )
 
 
 def commit(folder: Path, step: int, state: Mapping[str, Any]) -> None:
@@ -27,7 +46,7 @@ def commit(folder: Path, step: int, state: Mapping[str, Any]) -> None:
     file = f"state-{step}.safetensors"
     write_whole(folder / file, content)
     record = {"step": step, "file": file, "sha256": hashlib.sha256(content).hexdigest(), "state": skeleton}
-    write_json(folder / RECORD, record)
+    write_json(folder / RECORD, {**record, "record_sha256": _hash_of(record)})
     _remove_all_but(folder, file)
 
 
@@ -35,10 +54,17 @@ def resume(folder: Path) -> tuple[int, dict[str, Any]] | None:
     """(step, state) of the last commit, or None where there is none. Raises RunError for a damaged file."""
     if not (folder / RECORD).is_file():
         return None
-    record = json.loads((folder / RECORD).read_text())
+    remedy = f"delete {folder} and train the fold again"
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        whole = record.pop("record_sha256") == _hash_of(record)
+    except (ValueError, KeyError):
+        whole = False
+    if not whole:
+        raise RunError(f"{folder / RECORD} as it was committed", "changed", remedy)
     path = folder / record["file"]
     if not path.is_file() or sha256_of(path) != record["sha256"]:
-        raise RunError(f"{path} as it was committed", "missing or changed", f"delete {folder} and train the fold again")
+        raise RunError(f"{path} as it was committed", "missing or changed", remedy)
     return record["step"], _put_tensors(record["state"], load_file(path))
 
 
@@ -47,6 +73,10 @@ def clear(folder: Path) -> None:
     for name in (RECORD, BEST):
         (folder / name).unlink(missing_ok=True)
     _remove_all_but(folder, None)
+
+
+def _hash_of(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _remove_all_but(folder: Path, file: str | None) -> None:

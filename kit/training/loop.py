@@ -31,13 +31,13 @@ from kit.offline.batches import (
     collate,
     default_workers,
     evaluation_batches,
-    quiet_worker,
     to_device,
 )
 from kit.offline.columns import learn_columns, table_of, table_width
 from kit.offline.contract import Competition
 from kit.offline.errors import Diverged, RecipeError, RunError
 from kit.offline.files import sha256_of, write_json, write_whole
+from kit.offline.loading import load
 from kit.offline.models import (
     ModelSpec,
     build_model,
@@ -167,6 +167,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     updates = -(-len(steps) // recipe.accumulate)
     schedule = make_schedule(recipe, optimizer, updates)
     average = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+    checkpoint.require_room(fold.folder, model, averaged=bool(average))
 
     # Where were we? `limits`: what this machine made of the recipe
     step, best = 0, None
@@ -240,7 +241,8 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
                 scaler.update()
                 if average:
                     average.update(model, step=update)
-                step, seen, losses = step + len(batches), seen + sum(len(one[0]) for one in batches), losses + done
+                losses += done
+                step, seen = step + len(batches), seen + sum(len(one[0]) for one in batches)
                 if (asked or time.monotonic() - committed > COMMIT_SECONDS) and step % len(steps):
                     commit()
                     committed = time.monotonic()
@@ -382,16 +384,7 @@ def _masks(fold: Fold, stored: Preparation) -> Sources:
 def training_loader(samples: TrainingSamples, steps: Steps, recipe: Recipe) -> DataLoader:
     """Batches by `steps`; worker processes outlive an epoch."""
     workers = default_workers() if recipe.workers is None else recipe.workers
-    return DataLoader(
-        samples,
-        batch_sampler=steps,
-        collate_fn=collate,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        worker_init_fn=quiet_worker,
-        timeout=300 if workers else 0,
-        pin_memory=torch.cuda.is_available(),
-    )
+    return load(samples, steps, workers, collate, persistent=True)
 
 
 def row_weights(frame: pd.DataFrame) -> np.ndarray:

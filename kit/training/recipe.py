@@ -106,7 +106,7 @@ class Recipe:
     freeze_epochs: Annotated[int, Field(ge=0)] = 0
     """First epochs in which the head alone learns and batch-norm of the backbone keeps its statistics."""
     model: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of the network: timm's create_model, or the head's (bag, centres, decoder)."""
+    """Further arguments of the network: timm's create_model (global_pool="max"), or the head's (bag, centres)."""
     head_init_scale: Annotated[float, Field(ge=0)] = 1.0
     """Factor on the head's initial weights; 0 begins without an opinion, as AugReg's fine-tuning does."""
     drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0

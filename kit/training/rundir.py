@@ -23,7 +23,7 @@ import pandas as pd
 from kit.offline import answers
 from kit.offline.answers import Part, blend_parts, part_of, scored_rows
 from kit.offline.contract import Competition
-from kit.offline.errors import NotFound, RunError, did_you_mean
+from kit.offline.errors import LockedError, NotFound, RunError, did_you_mean
 from kit.offline.files import sha256_of, write_json, write_whole
 from kit.offline.models import require_weights
 from kit.offline.places import competition_folder, has_module, home_folder, list_competitions, load_module
@@ -115,7 +115,7 @@ def open_run(
         "columns": list(competition.task.outputs(learned)),
         "git": git_state(competition.folder),
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "started": _now(),
     }
     _keep_source(competition.folder, folder / "source", table)
     write_json(folder / "run.json", record)
@@ -328,26 +328,35 @@ def git_state(folder: Path) -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ":(top)*.py"))}
 
 
+def _now() -> str:
+    """For people to read: nothing is decided by a clock."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
 @contextmanager
 def locked(run: Run) -> Iterator[None]:
-    """Hold the run's lock; it goes with the process. Raises RunError where another process holds it."""
+    """Hold the run's lock. Raises LockedError where another process holds it for ten seconds more.
+
+    It goes with the process, however that ends, and loader processes do not inherit it; a killed one may still be busy
+    giving back its memory.
+    """
     with (run.folder / "run.lock").open("a+") as file:
-        for wait in (0.0, 0.5, 1.5, 3.0):
+        for wait in (0.0, 0.5, 1.5, 3.0, 5.0):
             time.sleep(wait)
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except (BlockingIOError, PermissionError):
                 continue
         else:
             file.seek(0)
-            raise RunError(
+            raise LockedError(
                 f"{run.name} to be trained by one process",
                 f"another trains it: {file.read().strip()}",
                 "wait for it, or stop it",
             )
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%H:%M:%S')}")
+        file.write(f"process {os.getpid()} on {platform.node()} since {_now()}")
         file.flush()
         yield
 

@@ -63,6 +63,10 @@ class TrainingSamples(Dataset[tuple[int, Tensor, Tensor]]):
             self.fitted[size] = compose, replace(self.preparation, size=size)
         return self.fitted[size]
 
+    def name_of(self, key: Key) -> str:
+        """The id of a row, for messages."""
+        return str(self.row(key[0])["sample_id"])
+
     def __getitem__(self, key: Key) -> tuple[int, Tensor, Tensor]:
         at, epoch, number = key
         row, how = self.row(at), self.preparation.how

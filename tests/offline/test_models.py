@@ -291,16 +291,25 @@ def test_what_travels_needs_no_tag():
     assert create_backbone(spec).state_dict().keys() == create_backbone(inference_spec(spec)).state_dict().keys()
 
 
-def test_a_gpu_that_only_claims_to_work_is_not_picked(monkeypatch):
-    """CUDA that reports itself and then fails leaves the CPU; a named device is taken at its word."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+@pytest.mark.parametrize("starts", [True, False])
+def test_a_gpu_that_only_claims_to_work_is_told_and_not_picked(monkeypatch, capsys, starts):
+    """CUDA that reports itself and then fails leaves the CPU, with one line on standard error; a named device is taken
+    at its word. Nor may the line fail where CUDA does not start at all."""
 
     def broken(*arguments, **named):
-        raise RuntimeError("no kernel image is available for execution on the device")
+        raise RuntimeError("no kernel image is available for execution on the device\nand much more")
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_120"])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", (lambda: "Tesla P100-PCIE-16GB") if starts else broken)
     monkeypatch.setattr(torch, "zeros", broken)
-    assert pick_device().type == "cpu"
     assert pick_device("meta").type == "meta"
+    assert not capsys.readouterr().err
+    assert pick_device().type == "cpu"
+    [line] = capsys.readouterr().err.splitlines()
+    for word in ("Tesla P100-PCIE-16GB (sm_60)" if starts else "the GPU", "sm_75, sm_120", "no kernel", "GPU T4 x2"):
+        assert word in line
 
 
 def test_outputs_that_are_trained_only_are_left_out_in_evaluation():

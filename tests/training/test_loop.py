@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from kit.shipping.bundle import make_bundle
 from kit.training import loop, stop
 from kit.training.folds import split
 from kit.training.samples import Steps, chances_of
+from tests.tmpfs import run_on_tmpfs
 
 HARD = {
     "epochs": 3, "ema": 0.9, "mixup": 0.4, "erasing": 0.5, "drop_path": 0.2, "drop_rate": 0.2, "accumulate": 2,
@@ -148,7 +150,10 @@ def test_a_second_signal_breaks_in():
 
 @pytest.mark.parametrize("at", [0, 2, 3])
 def test_a_state_from_any_place_goes_on_alike(world, monkeypatch, at):
-    """Stopped after commits at every update and epoch, keep="best" too, the run ends as one that never stopped."""
+    """Stopped after commits at every update and epoch, keep="best" too, the run ends as one that never stopped.
+
+    The clocks of its files, which stand in 1970 now and run backwards, change nothing.
+    """
     monkeypatch.setattr(loop, "COMMIT_SECONDS", 0.0)
     real, count = loop.checkpoint.commit, []
 
@@ -161,6 +166,8 @@ def test_a_state_from_any_place_goes_on_alike(world, monkeypatch, at):
     monkeypatch.setattr(loop.checkpoint, "commit", commit)
     with pytest.raises(KeyboardInterrupt):
         world.train([0], batch_size=16, keep="best", epochs=3)
+    for number, path in enumerate(sorted(world.home.rglob("*"), key=lambda path: -path.stat().st_mtime_ns)):
+        os.utime(path, (number, number))
     went_on = world.train([0], batch_size=16, keep="best", epochs=3)
     whole = world.train([0], name="whole", batch_size=16, keep="best", epochs=3)
     assert count[:4] == [1, 2, 3, 4], "within an epoch of two steps, at its end, and so on"
@@ -647,3 +654,31 @@ def test_crop_and_interpolation_travel(world, crop, kept):
     assert (preparation["crop"], preparation["interpolation"]) == (kept, "bicubic")
     member = open_bundle(make_bundle(run, load_competition("colours", world.home), world.home)).members[0]
     assert (member.preparation.crop, member.preparation.interpolation) == (kept, "bicubic")
+
+
+LITTLE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from conftest import World
+
+World(Path(sys.argv[2])).train([0], image_size=1024, batch_size=8, workers=2, epochs=1)
+"""
+CHEAP = """
+from torch import nn
+
+
+def build(spec, task):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, spec.outputs))
+"""
+
+
+@pytest.mark.full
+def test_training_ends_well_in_little_shared_memory(world):
+    """With the 64 MB that docker gives by default, four batches of 25 MB ahead are too many: one process makes one at a
+    time, a line tells of it, and the fold is done."""
+    (world.folder / "model.py").write_text(CHEAP)
+    done = run_on_tmpfs(Path("/dev/shm"), "64m", LITTLE, str(Path(__file__).parent), str(world.home))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("--shm-size") == 1
+    assert list(world.folder.glob("runs/*/fold0/done.json"))

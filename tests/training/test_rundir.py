@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kit.offline.errors import NotFound, RunError
+from kit.offline.errors import LockedError, NotFound, RunError
 from kit.offline.predictions import Predictions
 from kit.training import rundir
 from kit.training.rundir import Run, find_run, list_runs, locked, open_run, parts_of, table_of
@@ -108,28 +110,40 @@ def test_a_run_keeps_its_sources_and_circumstances(trained):
 
 
 HOLD = """
-import sys
+import os, sys
 from pathlib import Path
 from kit.training.rundir import Run, locked
 with locked(Run(Path(sys.argv[1]), {})):
+    if not os.fork():
+        os.read(int(sys.argv[2]), 1)
+        os._exit(0)
     print("held", flush=True)
     sys.stdin.readline()
 """
 
 
 def test_one_process_trains_a_run(tmp_path, monkeypatch):
-    """While another process holds the lock a second is refused, with its id; once it is killed the lock is free."""
-    monkeypatch.setattr(rundir.time, "sleep", lambda seconds: None)
-    start = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    """While another process holds the lock a second is refused, with its id, host and start, after ten seconds.
+
+    Once it is killed the lock is free at the first try, though a child of it, as its loader processes are, lives on.
+    """
+    waits = []
+    monkeypatch.setattr(rundir.time, "sleep", waits.append)
+    ours, theirs = os.pipe()
+    start = [sys.executable, "-c", HOLD, str(tmp_path), str(ours)]
+    with subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[ours]) as child:
         assert child.stdout.readline() == b"held\n"
-        try:
-            with pytest.raises(RunError, match=f"process {child.pid} "), locked(Run(tmp_path, {})):
-                pass
-        finally:
-            child.kill()
+        with pytest.raises(LockedError) as caught, locked(Run(tmp_path, {})):
+            pass
+        child.kill()
+    assert sum(waits) == 10
+    said = rf"process {child.pid} on {re.escape(platform.node())} since \d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    assert re.search(said, caught.value.found)
+    waits.clear()
     with locked(Run(tmp_path, {})):
         assert f"process {os.getpid()} " in (tmp_path / "run.lock").read_text()
+    assert waits == [0]
+    os.write(theirs, b".")  # let the child go
 
 
 def test_a_full_disk_keeps_what_was_there(world, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import Counter
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from kit.offline.errors import RecipeError
 from kit.offline.pixels import Preparation
 from kit.training import samples
 from kit.training.augment import none, photo, square
+from kit.training.cache import cached_sources
 from kit.training.loop import training_loader
 from kit.training.recipe import Recipe
 from kit.training.samples import Steps, Targets, TrainingSamples, chances_of, resized_alike
@@ -57,10 +59,12 @@ def samples_of(recipe, competition=None, tmp_path=None, fold=0):
     return TrainingSamples(competition, FRAME, sources, PREPARATION, recipe, fold, tmp_path)
 
 
-def drawn(recipe, tmp_path, epochs=(0, 1), first=0):
+def drawn(recipe, tmp_path, epochs=(0, 1), first=0, samples=None, start=None):
     """{(position, epoch, how often seen before): pixels} of whole epochs through the loader."""
-    steps = Steps(recipe, 0, ROWS)
-    loader = training_loader(samples_of(recipe, tmp_path=tmp_path), steps, recipe)
+    samples = samples or samples_of(recipe, tmp_path=tmp_path)
+    steps = Steps(recipe, 0, len(samples))
+    loader = training_loader(samples, steps, recipe)
+    loader.multiprocessing_context = start
     found = {}
     for epoch in epochs:
         steps.epoch, steps.first = epoch, first
@@ -71,13 +75,36 @@ def drawn(recipe, tmp_path, epochs=(0, 1), first=0):
     return found
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_workers_and_restarts_change_no_pixel(tmp_path):
-    """No worker, two workers and an epoch begun at its second step give the same pixels for the same draw."""
+    """No worker, two, three and an epoch begun at its second step give the same pixels for the same draw.
+
+    Rows have the same pixels, so that workers or epochs that draw alike would give two samples alike.
+    """
     plain = drawn(Recipe(augment=square, batch_size=4, workers=0), tmp_path)
-    assert plain == drawn(Recipe(augment=square, batch_size=4, workers=2), tmp_path)
+    assert len(set(plain.values())) == len(plain) == 2 * ROWS
+    for workers in (2, 3):
+        assert plain == drawn(Recipe(augment=square, batch_size=4, workers=workers), tmp_path)
     late = drawn(Recipe(augment=square, batch_size=4, workers=0), tmp_path, epochs=(1,), first=1)
     assert len(late) == ROWS - 4
     assert all(plain[key] == late[key] for key in late)
+
+
+@pytest.mark.parametrize("start", multiprocessing.get_all_start_methods())
+def test_workers_may_start_in_any_way(world, start):
+    """Forked, spawned or from a fork server (Python 3.14's choice), an adapter's samples travel to loader processes.
+
+    The adapter is loaded by its path, and its sources are memory-mapped: neither may be lost on the way.
+    """
+    ground, recipe = world.ground(), world.recipe(workers=0, batch_size=24)
+    preparation = Preparation(recipe.size, (0.5,), (0.5,))
+    sources = cached_sources(
+        ground.competition, ground.frame, ground.data, preparation, world.home / "cache", "raw", str.strip
+    )
+    samples = TrainingSamples(ground.competition, ground.frame, sources, preparation, recipe, 0, ground.data)
+    plain = drawn(recipe, None, samples=samples)
+    assert len(plain) == 2 * len(ground.frame)
+    assert drawn(replace(recipe, workers=1), None, samples=samples, start=start) == plain
 
 
 def test_order_changes_no_pixel(tmp_path):
