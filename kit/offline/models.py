@@ -443,6 +443,6 @@ def _unusable(error: RuntimeError) -> str:
     kernels = ", ".join(torch.cuda.get_arch_list())
     reason = str(error).partition("\n")[0]
     return (
-        f"warning: {gpu} does not work with this torch, which has kernels for {kernels}: {reason}. Going on on the CPU, "
-        "many times slower; on Kaggle choose GPU T4 x2"
+        f"warning: {gpu} does not work with this torch, which has kernels for {kernels}: {reason}. Going on on the "
+        "CPU, many times slower; on Kaggle choose GPU T4 x2"
     )
