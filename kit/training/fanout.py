@@ -28,7 +28,7 @@ from kit.training.folds import (
 )
 from kit.training.loop import Fold, train_fold
 from kit.training.recipe import Recipe
-from kit.training.rundir import Run, locked, open_run, summarise
+from kit.training.rundir import Run, labels_hash, locked, open_run, summarise
 
 SMOKE_ROWS = 64
 
@@ -95,7 +95,8 @@ def train_run(
     if recipe.task is not None:  # told now: scores and bundles build it from its settings once the folds are trained
         task_from(settings_of(recipe.task), load_module(competition.folder, "adapter"))
     learned = competition.task.learn(ground.frame)
-    run = open_run(competition, name, recipe, ground.table, ground.folds_sha256, learned, ground.scheme)
+    labels = labels_hash(competition, ground.frame, ground.data)
+    run = open_run(competition, name, recipe, ground.table, ground.folds_sha256, labels, learned, ground.scheme)
     count = run.record["folds_of"]
     wanted = list(range(count)) if folds is None else list(folds)
     if set(wanted) - set(range(count)):

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from kit.offline import answers
 from kit.offline.answers import Part, blend_parts, part_of, scored_rows
@@ -78,13 +79,16 @@ def open_run(
     recipe: Recipe,
     table: pd.DataFrame,
     folds_sha256: str,
+    labels_sha256: str,
     learned: Learned,
     scheme: str | None,
 ) -> Run:
     """The run of a recipe: found by its hash, or begun. Writes run.json and source/ at once, `learned` with them."""
     assert competition.folder is not None, "competitions are loaded from a folder"
-    shaping = _shaping(competition.folder, recipe, folds_sha256, learned)
-    digest = hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
+    shaping = {**_shaping(competition.folder, recipe, folds_sha256, learned), "labels": labels_sha256}
+    # A fold may go on with other loader processes: they change no sample.
+    named = {**shaping, "recipe": {**shaping["recipe"], "workers": None}}
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
     folder = competition.folder / "runs" / f"{name}-{digest[:6]}"
     if (folder / "run.json").is_file():
         return _same(read_run(folder), digest)
@@ -100,6 +104,7 @@ def open_run(
         "folds_of": int(table["fold"].max()) + 1,
         "scheme": scheme,
         "seed": recipe.seed,
+        "threads": torch.get_num_threads(),
         "task": settings_of(competition.task),
         "columns": list(competition.task.outputs(learned)),
         "git": git_state(competition.folder),
@@ -123,6 +128,17 @@ def _shaping(folder: Path, recipe: Recipe, folds_sha256: str, learned: Learned) 
         "code": code,
         "pretrained": _weights_hash(recipe, folder),
     }
+
+
+def labels_hash(competition: Competition, frame: pd.DataFrame, data: Path) -> str:
+    """SHA-256 of what rows say beside their pixels, whatever their order: labels, numbers beside the image, weights.
+
+    Cells that name a file of `data` count by its place there.
+    """
+    columns = ["sample_id", *competition.task.label_columns, *competition.table, "weight"]
+    table = frame.sort_values("sample_id").reindex(columns=list(dict.fromkeys(columns)))
+    text = table.to_csv(index=False, lineterminator="\n").replace(str(data.resolve()), "")
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def require_same_code(run: Run, folder: Path) -> None:
