@@ -70,10 +70,14 @@ class CachedSources:
 
 
 def open_cache(path: Path) -> CachedSources:
-    """Map a finished cache."""
+    """Map a finished cache. Raises RunError for a part of one; changed bytes are not noticed: hashing takes minutes."""
     index = json.loads((path / "index.json").read_text())
     names = index.pop("names")
-    content = np.memmap(path / "data.bin", mode="r") if (path / "data.bin").stat().st_size else np.zeros(0, np.uint8)
+    size = (path / "data.bin").stat().st_size
+    if size != index["offsets"][-1]:
+        expected = f"{index['offsets'][-1]} bytes in {path / 'data.bin'}"
+        raise RunError(expected, f"{size}", f"delete {path}: the next training makes it again")
+    content = np.memmap(path / "data.bin", mode="r") if size else np.zeros(0, np.uint8)
     return CachedSources(path, {name: number for number, name in enumerate(names)}, **index, content=content)
 
 
