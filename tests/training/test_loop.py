@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.layers import DropPath
 
 from kit.offline.errors import Diverged, RecipeError, RunError
 from kit.offline.manifest import open_bundle
@@ -150,11 +151,13 @@ def test_a_second_signal_breaks_in():
 
 @pytest.mark.parametrize("at", [0, 2, 3])
 def test_a_state_from_any_place_goes_on_alike(world, monkeypatch, at):
-    """Stopped after commits at every update and epoch, keep="best" too, the run ends as one that never stopped.
+    """Stopped after commits at every update and epoch, keep="best", chance in network and batches, the run ends as one
+    that never stopped.
 
     The clocks of its files, which stand in 1970 now and run backwards, change nothing.
     """
     monkeypatch.setattr(loop, "COMMIT_SECONDS", 0.0)
+    settings = {"batch_size": 16, "keep": "best", "epochs": 3, "mixup": 0.4, "drop_path": 0.2}
     real, count = loop.checkpoint.commit, []
 
     def commit(folder, step, state):
@@ -165,11 +168,11 @@ def test_a_state_from_any_place_goes_on_alike(world, monkeypatch, at):
 
     monkeypatch.setattr(loop.checkpoint, "commit", commit)
     with pytest.raises(KeyboardInterrupt):
-        world.train([0], batch_size=16, keep="best", epochs=3)
+        world.train([0], **settings)
     for number, path in enumerate(sorted(world.home.rglob("*"), key=lambda path: -path.stat().st_mtime_ns)):
         os.utime(path, (number, number))
-    went_on = world.train([0], batch_size=16, keep="best", epochs=3)
-    whole = world.train([0], name="whole", batch_size=16, keep="best", epochs=3)
+    went_on = world.train([0], **settings)
+    whole = world.train([0], name="whole", **settings)
     assert count[:4] == [1, 2, 3, 4], "within an epoch of two steps, at its end, and so on"
     assert bytes_of(went_on) == bytes_of(whole)
 
@@ -326,13 +329,27 @@ def updates_of(world, monkeypatch, **changes):
 
 
 def test_accumulation_updates_as_the_larger_batch_does(world, monkeypatch):
-    """Two batches of 4 to an update give as many updates, of the same rates, as batches of 8; the gradient agrees."""
+    """Two batches of 4 to an update give as many updates, of the same rates, as batches of 8."""
     twice = updates_of(world, monkeypatch, batch_size=4, accumulate=2)
     once = updates_of(world, monkeypatch, batch_size=8)
     assert twice == once
-    assert len(twice) == 2 * 4
+    assert len(set(twice)) == len(twice) == 2 * 4, "the schedule moves on at each update"
     assert len(updates_of(world, monkeypatch, batch_size=4)) == 2 * 8
     assert len(updates_of(world, monkeypatch, batch_size=7, accumulate=3)) == 2 * 2
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_accumulation_learns_as_the_larger_batch_does(world, accumulate):
+    """A network without batch-norm learns the same from batches that are added up, the last and smaller group of an
+    epoch among them (8 batches in threes), as from batches of the whole size."""
+    settings = {"backbone": "test_vit", "optimizer": "momentum", "lr": 0.05}
+    runs = [
+        world.train([0], name="several", batch_size=4, accumulate=accumulate, **settings),
+        world.train([0], name="one", batch_size=4 * accumulate, **settings),
+    ]
+    several, one = (load_file(run.fold(0) / "weights.safetensors") for run in runs)
+    for name in one:
+        torch.testing.assert_close(several[name], one[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_scores_without_number_are_never_the_best():
@@ -407,14 +424,19 @@ def test_gradients_are_clipped_as_the_recipe_says(world, monkeypatch, mode):
     assert set(asked) == {(0.5, mode)}
 
 
-def test_gradient_checkpointing_reaches_timm_or_is_refused(world):
-    """A network that has none says so, before an image is shown."""
+def test_gradient_checkpointing_reaches_timm_or_is_refused(world, monkeypatch):
+    """The loop asks for it where the recipe does; a network that has none says so, before an image is shown."""
     network = timm.create_model("test_vit")
     loop.checkpoint_gradients(network)
     assert network.grad_checkpointing
     with pytest.raises(RecipeError, match="gradient checkpointing"):
         loop.checkpoint_gradients(torch.nn.Linear(3, 2))
+    asked, real = [], loop.checkpoint_gradients
+    monkeypatch.setattr(loop, "checkpoint_gradients", lambda model: asked.append(model) or real(model))
     assert world.train([0], epochs=1, grad_checkpointing=True).read("score.json")["pooled"] is not None
+    assert len(asked) == 1
+    world.train([0], epochs=1)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -598,10 +620,11 @@ def test_balanced_draws_reach_the_network(world, monkeypatch):
 def test_weights_count_once(world, monkeypatch, sampling):
     """Where the column weighs the draws it leaves the loss alone; where it does not, it weighs the loss."""
     weigh(world)
-    real, weights = loop.batch_mix, []
+    real, weights, epochs = loop.batch_mix, [], []
 
     def batch_mix(*given):
         mix = real(*given)
+        epochs.append(given[2:])
         return lambda images, targets, weight, beside: (
             weights.extend(weight.tolist()) or mix(images, targets, weight, beside)
         )
@@ -612,6 +635,7 @@ def test_weights_count_once(world, monkeypatch, sampling):
     rows = split(world.ground().frame, 0)[0]["weight"]
     told = [rows.iloc[at] for at, _, _ in keys]
     assert weights == (told if sampling == "all" else [1.0] * len(told))
+    assert epochs == [(0,), (1,)], "mix_off_epochs counts them"
     assert set(rows) == {1.0, 2.0, 3.0}
     assert (np.mean(told) > rows.mean() + 0.1) == (sampling == "weighted")
 
@@ -703,3 +727,99 @@ def test_training_ends_well_in_little_shared_memory(world):
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("--shm-size") == 1
     assert list(world.folder.glob("runs/*/fold0/done.json"))
+
+
+def test_smoothed_targets_are_learned(world, monkeypatch):
+    """label_smoothing spreads its share of each target over the classes before batches are mixed; without it targets
+    are 0 and 1."""
+    real, seen = loop.batch_mix, []
+
+    def batch_mix(*given):
+        mix = real(*given)
+        return lambda images, targets, *rest: seen.append(targets.unique()) or mix(images, targets, *rest)
+
+    monkeypatch.setattr(loop, "batch_mix", batch_mix)
+    world.train([0], epochs=1, label_smoothing=0.3)
+    torch.testing.assert_close(seen[0], torch.tensor([0.1, 0.8]))
+    seen.clear()
+    world.train([0], epochs=1)
+    assert seen[0].tolist() == [0.0, 1.0]
+
+
+def test_the_head_alone_learns_at_first(world, monkeypatch):
+    """In freeze_epochs the loop gives gradients to the head only, from the next epoch on to all."""
+    make, learning = loop.make_optimizer, []
+
+    def made(recipe, model):
+        optimizer = make(recipe, model)
+        names = {id(one): name for name, one in model.named_parameters()}
+        optimizer.register_step_post_hook(
+            lambda *_: learning.append({names[id(one)] for one in model.parameters() if one.grad is not None})
+        )
+        return optimizer
+
+    monkeypatch.setattr(loop, "make_optimizer", made)
+    world.train([0], epochs=2, freeze_epochs=1, batch_size=16)
+    assert learning[:2] == [{"fc.weight", "fc.bias"}] * 2
+    assert all("conv1.0.weight" in names for names in learning[2:])
+
+
+def test_dropout_and_stochastic_depth_reach_the_network(world, monkeypatch):
+    """The network that is trained has the recipe's rates, and none where the recipe has none."""
+    build, built = loop.build_model, []
+    monkeypatch.setattr(loop, "build_model", lambda *given: built.append(build(*given)) or built[-1])
+    world.train([0], epochs=1, drop_rate=0.25, drop_path=0.2)
+    world.train([0], epochs=1)
+    depths = [[of.drop_prob for of in one.modules() if isinstance(of, DropPath)] for one in built]
+    assert [one.drop_rate for one in built] == [0.25, 0.0]
+    assert max(depths[0]) == pytest.approx(0.2)
+    assert depths[1] == []
+
+
+def test_the_average_of_the_weights_is_shipped(world, monkeypatch):
+    """ema ships timm's moving average over the updates, which forgets the beginning faster at first (warm-up)."""
+    make, after = loop.make_optimizer, []
+
+    def made(recipe, model):
+        optimizer = make(recipe, model)
+        optimizer.register_step_post_hook(lambda *_: after.append(model.conv1[0].weight.detach().clone()))
+        return optimizer
+
+    monkeypatch.setattr(loop, "make_optimizer", made)
+    run = world.train([0], ema=0.6, lr=1e-2)
+    shipped = load_file(run.fold(0) / "weights.safetensors")["conv1.0.weight"]
+    average = after[0]
+    for update, weights in enumerate(after):
+        decay = min(0.6, 1 - update ** (-2 / 3)) if update > 1 else 0.0
+        average = decay * average + (1 - decay) * weights
+    torch.testing.assert_close(shipped, average)
+    assert not torch.allclose(shipped, after[-1])
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_the_network_trains_in_the_precision_of_the_recipe(world, monkeypatch, precision, dtype):
+    """Its outputs in training have that type; weights and OOF stay float32, and the record says which it was."""
+    build, seen = loop.build_model, []
+
+    def built(*given):
+        model = build(*given)
+        model.register_forward_hook(lambda module, inputs, said: seen.append(said.dtype) if module.training else None)
+        return model
+
+    monkeypatch.setattr(loop, "build_model", built)
+    run = world.train([0], epochs=1, precision=precision)
+    assert set(seen) == {dtype}
+    assert run.read("fold0/done.json")["precision"] == precision
+    assert load_file(run.fold(0) / "weights.safetensors")["fc.weight"].dtype == torch.float32
+    assert Predictions.load(run.fold(0) / "oof.npz").values.dtype == np.float32
+
+
+def test_oof_is_the_mean_over_the_views(world):
+    """tta changes what is predicted in the end, to the mean of what each view alone says, and no weight."""
+    views = (("identity",), ("hflip",), ("identity", "hflip"))
+    runs = [world.train([0], tta=view) for view in views]
+    assert len({bytes_of(run)[0] for run in runs}) == 1
+    plain, flipped, both = (Predictions.load(run.fold(0) / "oof.npz") for run in runs)
+    assert list(plain.ids) == list(flipped.ids) == list(both.ids)
+    np.testing.assert_allclose(both.values, (plain.values + flipped.values) / 2, atol=1e-6)
+    assert abs(plain.values - flipped.values).max() > 1e-4

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import label
 from sklearn.datasets import load_sample_images
 
 from kit.offline.errors import RecipeError
@@ -154,3 +155,24 @@ def test_noise_keeps_the_statistics_that_batch_norm_sees_and_a_black_cut_out_doe
     changes = (variance_of_noise - 1).abs(), (variance_of_black - 1).abs()
     assert (changes[0] < changes[1]).all(), "in every channel"
     assert changes[0].max() < 0.03 < 0.15 < changes[1].max()
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 25, 75), (1.0, 90, 100)])
+def test_a_share_of_the_batches_is_mixed(share, least, most):
+    """mix_prob leaves the other batches as they are."""
+    mix, mixed = batch_mix(Recipe(cutmix=1.0, mix_prob=share), "cpu"), 0
+    for step in range(100):
+        seed_step(0, 0, step)
+        images, targets, weights = batch(4, 3, 16, 16)
+        mixed += int((mix(images.clone(), targets, weights)[0] != images).any())
+    assert least <= mixed <= most
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_erased_images_have_up_to_so_many_rectangles(count):
+    """erasing_count rectangles at most, and that many somewhere."""
+    seed_step(0, 0, 1)
+    images, targets, weights = batch(32, 3, 48, 48)
+    erased = batch_mix(Recipe(erasing=1.0, erasing_count=count), "cpu")(images.clone(), targets, weights)[0]
+    found = [label(one)[1] for one in (erased != images).any(1).numpy()]
+    assert max(found) == count
