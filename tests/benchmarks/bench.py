@@ -1,11 +1,14 @@
 """`make bench`: measure what README states, side by side in one run, and write results.json and README's table.
 
-python tests/benchmarks/bench.py [--only demo,help,signs]
+python tests/benchmarks/bench.py [--only demo,help,signs,memory,five_folds,bare_step]
+
+The last three have modules of their own beside this one.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -21,18 +24,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 RESULTS = Path(__file__).with_name("results.json")
+MODULES = ("memory", "five_folds", "bare_step")
 MARK = "<!-- measured by make bench -->"
 
 
 def main() -> None:
     """Measure, write, and put the table into README."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="help,demo,signs")
+    parser.add_argument("--only", default="help,demo,signs,memory,five_folds,bare_step")
     wanted = parser.parse_args().only.split(",")
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name in wanted:
         print(f"--- {name}", flush=True)
-        results[name] = {**{"help": bench_help, "demo": bench_demo, "signs": bench_signs}[name](), **where()}
+        module = importlib.import_module(f"tests.benchmarks.{name}") if name in MODULES else sys.modules[__name__]
+        results[name] = {**getattr(module, f"bench_{name}")(), **where()}
     RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
     before, _, after = (ROOT / "README.md").read_text().split(MARK)
     (ROOT / "README.md").write_text(f"{before}{MARK}\n{measured(RESULTS)}{MARK}{after}")
