@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -45,7 +47,9 @@ def kit(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     def run(*arguments: str) -> Said:
         monkeypatch.setenv("KIT_HOME", str(home))
         monkeypatch.setattr(sys, "argv", ["kit", *arguments])
-        monkeypatch.setattr("signal.signal", lambda *_: None)
+        # The command line's own alone: torch sets its handler for loader processes once a process.
+        quiet = SimpleNamespace(SIGINT=signal.SIGINT, SIGTERM=signal.SIGTERM, signal=lambda *_: None)
+        monkeypatch.setattr(cli, "signal", quiet)
         capsys.readouterr()
         code = 0
         try:

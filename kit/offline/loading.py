@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from kit.offline.errors import RunError, examples
 
 HANG_SECONDS = 300.0
 """How long a batch may take, and in the search after it a single row."""
+DYING_SECONDS = 2.0
+"""Time from the end of a process's connections to the signal of its death, at most."""
 AHEAD = 2
 """Batches that a process prepares ahead; torch's default."""
 SHARED = "/dev/shm"  # noqa: S108 - where torch hands over batches on Linux
@@ -88,7 +91,7 @@ class Loader(DataLoader):
         while True:
             try:
                 with DEATHS.told():
-                    batch = next(batches, None)
+                    batch = _fetched(batches)
             except RuntimeError as error:
                 lost = self._lost(error)
             if lost:
@@ -232,6 +235,15 @@ def _shared_memory() -> tuple[int, int]:
     except OSError:
         return sys.maxsize, sys.maxsize
     return stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
+
+
+def _fetched(batches: Iterator[Any]) -> Any:
+    """The next batch, None at the end. Where one cannot be fetched from its process, that process may be dying."""
+    try:
+        return next(batches, None)
+    except (OSError, EOFError):
+        time.sleep(DYING_SECONDS)  # which its death breaks into
+        raise
 
 
 @functools.cache

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ import pandas as pd
 from safetensors import safe_open
 from safetensors.numpy import save as save_tensors
 
-from kit.offline.errors import DataError, KitError, examples
+from kit.offline.errors import DataError, KitError, RunError, examples
 from kit.offline.files import write_whole
 
 
@@ -128,9 +130,12 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            return cls(file["ids"], file["values"], tuple(file["columns"].tolist()))
+        """Read what `save` wrote. Raises RunError for a damaged file: each array has a checksum."""
+        try:
+            with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+                return cls(file["ids"], file["values"], tuple(file["columns"].tolist()))
+        except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError, RuntimeError) as error:
+            raise _damaged(path, str(error)) from None
 
 
 def _place(values: np.ndarray, reference: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -229,7 +234,7 @@ class Maps:
     def load(cls, folder: Path) -> Maps:
         """Open what `save` wrote; maps are read when asked for."""
         index = json.loads((folder / "index.json").read_text())
-        loaders = {name: _loader(folder / file, height, width) for name, (file, height, width) in index["maps"].items()}
+        loaders = {name: _loader(folder / file, *rest) for name, (file, *rest) in index["maps"].items()}
         return cls(loaders, index["columns"])
 
 
@@ -237,19 +242,29 @@ def write_maps(folder: Path, maps: Iterable[tuple[str, Map]], columns: Sequence[
     """Stream maps into `folder`, which must not be where they come from, and open them as Maps."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.json").unlink(missing_ok=True)  # an old index would name the new files
-    index: dict[str, tuple[str, int, int]] = {}
+    index: dict[str, tuple[str, int, int, int]] = {}
     for name, one in maps:
         file = f"{len(index):06d}.npy"
         buffer = io.BytesIO()
         np.save(buffer, np.round(np.clip(one.values, 0, 1) * 255).astype(np.uint8))
         write_whole(folder / file, buffer.getvalue())
-        index[name] = (file, one.height, one.width)
+        index[name] = (file, one.height, one.width, zlib.crc32(buffer.getvalue()))
     write_whole(folder / "index.json", json.dumps({"columns": list(columns), "maps": index}).encode())
     return Maps.load(folder)
 
 
-def _loader(path: Path, height: int, width: int) -> Callable[[], Map]:
-    return lambda: Map(np.load(path, allow_pickle=False).astype(np.float32) / 255, height, width)
+def _loader(path: Path, height: int, width: int, checksum: int) -> Callable[[], Map]:
+    def load() -> Map:
+        content = path.read_bytes()
+        if zlib.crc32(content) != checksum:
+            raise _damaged(path, "its checksum differs")
+        return Map(np.load(io.BytesIO(content), allow_pickle=False).astype(np.float32) / 255, height, width)
+
+    return load
+
+
+def _damaged(path: Path, found: str) -> RunError:
+    return RunError(f"{path} as it was written", f"it has changed: {found}", "delete its fold and train it again")
 
 
 def _mean_of(members: Sequence[tuple[Maps, str]], weights: Sequence[float]) -> Callable[[], Map]:

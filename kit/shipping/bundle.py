@@ -112,19 +112,16 @@ def _shares(run: Run, folder: Path) -> list[Share]:
 def _member(share: Share, number: int, folds: int, competition: Competition, out: Path) -> Member:
     """Copy one fold's weights under a name that carries their hash, and note what they answer to the golden inputs."""
     source = share.run.fold(number)
-    sha256 = sha256_of(source / "weights.safetensors")
-    if sha256 != (share.run.read(f"{source.name}/done.json") or {})["weights_sha256"]:
-        raise RunError(
-            f"{source / 'weights.safetensors'} as it was trained",
-            "a changed file",
-            f"delete {source} and train the fold again",
-        )
-    name = f"{share.run.name}-{source.name}"
-    file = f"{name}-{sha256[:8]}.safetensors"
+    kept = (share.run.read(f"{source.name}/done.json") or {})["sha256"]
+    for name, sha256 in kept.items():
+        if not (source / name).is_file() or sha256_of(source / name) != sha256:
+            remedy = f"delete {source} and train the fold again"
+            raise RunError(f"{source / name} as it was trained", "missing or changed", remedy)
+    file = f"{share.run.name}-{source.name}-{kept['weights.safetensors'][:8]}.safetensors"
     shutil.copyfile(source / "weights.safetensors", out / file)
     gallery = None
-    if (source / "gallery.safetensors").is_file():
-        gallery = f"{name}-gallery-{sha256_of(source / 'gallery.safetensors')[:8]}.safetensors"
+    if "gallery.safetensors" in kept:
+        gallery = f"{share.run.name}-{source.name}-gallery-{kept['gallery.safetensors'][:8]}.safetensors"
         shutil.copyfile(source / "gallery.safetensors", out / gallery)
     model = json.loads((source / "model.json").read_text())
     member = Member(

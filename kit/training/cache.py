@@ -81,10 +81,14 @@ class CachedSources:
 
 
 def open_cache(path: Path) -> CachedSources:
-    """Map a finished cache."""
+    """Map a finished cache. Raises RunError for a part of one; changed bytes are not noticed: hashing takes minutes."""
     known = json.loads((path / "index.json").read_text())
     index = np.load(path / "index.npy", mmap_mode="r")
-    content = np.memmap(path / "data.bin", mode="r") if (path / "data.bin").stat().st_size else np.zeros(0, np.uint8)
+    size, whole = (path / "data.bin").stat().st_size, int(index["stop"].max(initial=0))
+    if size != whole:
+        expected = f"{whole} bytes in {path / 'data.bin'}"
+        raise RunError(expected, f"{size}", f"delete {path}: the next training makes it again")
+    content = np.memmap(path / "data.bin", mode="r") if size else np.zeros(0, np.uint8)
     # As plain arrays: a memmap takes three times as long to index.
     return CachedSources(path, np.asarray(index), known["salt"], known["jpeg"], np.asarray(content))
 

@@ -31,7 +31,7 @@ from kit.training.folds import (
 from kit.training.loop import Fold, train_fold
 from kit.training.pseudo import SoftLabels, require_fit, with_soft
 from kit.training.recipe import Recipe
-from kit.training.rundir import ALL, Run, locked, name_of_fold, open_run, summarise
+from kit.training.rundir import ALL, Run, labels_hash, locked, name_of_fold, open_run, summarise
 from kit.training.track import tracking
 
 SMOKE_ROWS = 64
@@ -105,7 +105,8 @@ def train_run(
     if recipe.task is not None:  # told now: scores and bundles build it from its settings once the folds are trained
         task_from(settings_of(recipe.task), load_module(competition.folder, "adapter"))
     learned = competition.task.learn(ground.frame)
-    run = open_run(competition, name, recipe, ground.table, ground.folds_sha256, learned, ground.scheme)
+    labels = labels_hash(competition, ground.frame, ground.data)
+    run = open_run(competition, name, recipe, ground.table, ground.folds_sha256, labels, learned, ground.scheme)
     count = run.record["folds_of"]
     wanted = sorted(range(count) if folds is None else set(folds), key=lambda number: (number == ALL, number))
     if set(wanted) - {ALL, *range(count)}:

@@ -66,6 +66,8 @@ from kit.training.samples import Steps, Targets, TrainingSamples, chances_of
 
 COMMIT_SECONDS = 20.0
 """Time between two commits of the state; a kill loses at most that much, a signal nothing."""
+TRAVELLING = ("weights.safetensors", "model.json", "gallery.safetensors")
+"""What a bundle takes of a fold; done.json keeps their hashes."""
 INITIAL_WEIGHTS = 2**32 - 1
 """The step number under which initial weights are drawn."""
 
@@ -280,7 +282,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
         "peak_memory_mb": peak_memory_mb(device),
         "device": str(device),
         **limits,
-        "weights_sha256": sha256_of(fold.folder / "weights.safetensors"),
+        "sha256": {path.name: sha256_of(path) for path in map(fold.folder.joinpath, TRAVELLING) if path.is_file()},
     }
     write_json(fold.folder / "done.json", record)
     checkpoint.clear(fold.folder)

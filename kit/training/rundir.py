@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from kit.offline import answers
 from kit.offline.answers import Part, blend_parts, part_of, scored_rows
@@ -89,13 +90,16 @@ def open_run(
     recipe: Recipe,
     table: pd.DataFrame,
     folds_sha256: str,
+    labels_sha256: str,
     learned: Learned,
     scheme: str | None,
 ) -> Run:
     """The run of a recipe: found by its hash, or begun. Writes run.json and source/ at once, `learned` with them."""
     assert competition.folder is not None, "competitions are loaded from a folder"
-    shaping = _shaping(competition.folder, recipe, folds_sha256, learned)
-    digest = hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
+    shaping = {**_shaping(competition.folder, recipe, folds_sha256, learned), "labels": labels_sha256}
+    # A fold may go on with other loader processes: they change no sample.
+    named = {**shaping, "recipe": {**shaping["recipe"], "workers": None}}
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
     folder = competition.folder / "runs" / f"{name}-{digest[:6]}"
     if (folder / "run.json").is_file():
         return _same(read_run(folder), digest)
@@ -111,6 +115,7 @@ def open_run(
         "folds_of": int(table["fold"].max()) + 1,
         "scheme": scheme,
         "seed": recipe.seed,
+        "threads": torch.get_num_threads(),
         "task": settings_of(competition.task),
         "columns": list(competition.task.outputs(learned)),
         "git": git_state(competition.folder),
@@ -123,14 +128,11 @@ def open_run(
 
 
 def _shaping(folder: Path, recipe: Recipe, folds_sha256: str, learned: Learned) -> dict[str, Any]:
-    """All that shapes a run's result, and so its name.
-
-    Formatting and scoring do not: they are done anew each time. Nor does the number of workers: draws are counted.
-    """
+    """All that shapes a run's result, and so its name. Formatting and scoring do not: they are done anew each time."""
     code = {"adapter.py": code_hash(folder / "adapter.py", without=("submission", "score", "unit_scores"))}
     code |= {file: code_hash(folder / file) for file in FORKS if (folder / file).is_file()}
     return {
-        "recipe": {name: value for name, value in plain(recipe).items() if name != "workers"},
+        "recipe": plain(recipe),
         "functions": {name: function_hash(getattr(recipe, name)) for name in FIELDS if callable(getattr(recipe, name))},
         "folds": folds_sha256,
         "learned": learned,
@@ -138,6 +140,17 @@ def _shaping(folder: Path, recipe: Recipe, folds_sha256: str, learned: Learned) 
         "pretrained": _weights_hash(recipe, folder),
         "pseudo": _pseudo_hash(recipe, folder),
     }
+
+
+def labels_hash(competition: Competition, frame: pd.DataFrame, data: Path) -> str:
+    """SHA-256 of what rows say beside their pixels, whatever their order: labels, numbers beside the image, weights.
+
+    Cells that name a file of `data` count by its place there.
+    """
+    columns = ["sample_id", *competition.task.label_columns, *competition.table, "weight"]
+    table = frame.sort_values("sample_id").reindex(columns=list(dict.fromkeys(columns)))
+    text = table.to_csv(index=False, lineterminator="\n").replace(str(data.resolve()), "")
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def require_same_code(run: Run, folder: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 import numpy as np
 import pytest
 
-from kit.offline.errors import DataError, KitError
+from kit.offline.errors import DataError, KitError, RunError
 from kit.offline.predictions import (
     Gallery,
     Map,
@@ -188,7 +189,7 @@ def test_saved_tables_come_back_without_pickle(tmp_path):
 def test_a_pickled_table_is_refused(tmp_path):
     """A file that hides an object array, which unpickling would run, does not load."""
     np.savez(tmp_path / "oof.npz", ids=np.array(["a"], object), values=np.ones((1, 1)), columns=np.array(["y"]))
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(RunError, match="allow_pickle"):
         Predictions.load(tmp_path / "oof.npz")
 
 
@@ -261,6 +262,34 @@ def test_maps_come_back_at_eight_bits(tmp_path):
     for name, one in maps.items():
         assert np.abs(back.read(name).values - one.values).max() <= 0.5 / 255 + 1e-6
         assert (back.read(name).height, back.read(name).width) == (one.height, one.width)
+
+
+def test_no_flipped_bit_changes_a_table(tmp_path):
+    """One in every byte of the file: it is refused by its name, or it stood where nothing is read from."""
+    path, flip = tmp_path / "oof.npz", np.random.RandomState(0)
+    before = table()
+    before.save(path)
+    whole, refused = path.read_bytes(), 0
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << flip.randint(8)]) + whole[at + 1 :])
+        try:
+            assert Predictions.load(path).frame().equals(before.frame())
+        except RunError as error:
+            assert "oof.npz" in error.expected
+            refused += 1
+    assert refused > len(whole) / 2
+
+
+def test_no_flipped_bit_changes_a_map(tmp_path):
+    """Maps are arrays without checksums of their own: the index has them."""
+    Loads({"a": 0.5, "b": 0.25}).maps.save(tmp_path / "oof")
+    path = tmp_path / "oof" / "000001.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[:-5] + bytes([content[-5] ^ 8]) + content[-4:])
+    maps = Maps.load(tmp_path / "oof")
+    assert maps.read("a").values.max() > 0.4
+    with pytest.raises(RunError, match=r"000001\.npy"):
+        maps.read("b")
 
 
 def test_maps_written_in_part_are_not_there(tmp_path):
@@ -345,10 +374,10 @@ def test_a_gallery_comes_back(tmp_path):
 
 
 def test_the_index_of_maps_is_plain_json(tmp_path):
-    """Anyone can read which file belongs to which id."""
+    """Anyone can read which file belongs to which id, its native size and its checksum."""
     Loads({"ü/1": 0.0}).maps.save(tmp_path / "oof")
     index = json.loads((tmp_path / "oof" / "index.json").read_text())
-    assert index["maps"] == {"ü/1": ["000000.npy", 8, 8]}
+    assert index["maps"] == {"ü/1": ["000000.npy", 8, 8, zlib.crc32((tmp_path / "oof" / "000000.npy").read_bytes())]}
 
 
 def test_the_largest_of_a_unit():

@@ -19,7 +19,7 @@ import pytest
 from kit import Multiclass
 from kit.offline import manifest as manifests
 from kit.offline.errors import BundleError, RunError
-from kit.offline.files import sha256_of
+from kit.offline.files import sha256_of, write_json
 from kit.offline.manifest import open_bundle
 from kit.offline.predict import competition_in
 from kit.offline.tasks import settings_of
@@ -180,15 +180,22 @@ def test_long_names_stay_apart() -> None:
     assert len(names) == 3
 
 
-def test_weights_that_changed_since_training_are_refused(world: World, tmp_path: Path) -> None:
-    """The score belongs to the weights that were trained; others would travel under its name."""
+@pytest.mark.parametrize("name", ["weights.safetensors", "model.json", "gallery.safetensors"])
+def test_what_changed_since_training_is_refused(world: World, tmp_path: Path, name: str) -> None:
+    """The score belongs to what was trained: one flipped bit of weights, of how to feed them, or of a gallery, would
+    travel under its name."""
     home = Path(shutil.copytree(world.home, tmp_path / "home"))
     run = Run(home / world.run.folder.relative_to(world.home), world.run.record)
-    weights = run.fold(1) / "weights.safetensors"
-    content = weights.read_bytes()
-    weights.write_bytes(content[:-4] + bytes(4))
+    path, done = run.fold(1) / name, run.read("fold1/done.json")
+    if name == "gallery.safetensors":
+        path.write_bytes(b"0123")
+        write_json(path.with_name("done.json"), {**done, "sha256": {**done["sha256"], name: sha256_of(path)}})
+    else:
+        assert name in done["sha256"]
+    content = path.read_bytes()
+    path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
     shutil.rmtree(home / "offline_weights")
-    with pytest.raises(RunError, match="as it was trained"):
+    with pytest.raises(RunError, match=f"{name} as it was trained"):
         make_bundle(run, world.competition, home)
     assert not list((home / "offline_weights").iterdir())
 

@@ -233,6 +233,19 @@ def test_a_half_written_cache_is_made_again(tmp_path):
     assert (sources(RowsOf(frame_of(competition.arrays))(1)) == competition.arrays["a 1"]).all()
 
 
+def test_a_part_of_a_cache_is_refused(tmp_path):
+    """Bytes that a copy left away are told with the remedy, not read past; without the folder all is read again."""
+    competition = Arrays(random_arrays())
+    path = open_arrays(competition, tmp_path).path
+    content = (path / "data.bin").read_bytes()
+    (path / "data.bin").write_bytes(content[:-16])
+    with pytest.raises(RunError, match=f"delete {path}"):
+        open_arrays(competition, tmp_path)
+    shutil.rmtree(path)
+    open_arrays(competition, tmp_path)
+    assert (path / "data.bin").read_bytes() == content
+
+
 def test_a_read_that_fails_leaves_no_cache(tmp_path):
     """An error in `read` comes through, and the next opening does not take what was written for whole."""
     competition = Arrays({f"s{number}": np.zeros(4, np.uint8) for number in range(200)})

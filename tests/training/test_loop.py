@@ -680,6 +680,27 @@ def test_crop_and_interpolation_travel(world, crop, kept):
     assert (member.preparation.crop, member.preparation.interpolation) == (kept, "bicubic")
 
 
+DEADLY = """
+    def cut(self, array, row, how, rng):
+        import os
+        import torch
+        if rng is not None and row.sample_id == BAD and torch.utils.data.get_worker_info():
+            os.kill(os.getpid(), 9)
+        return array
+
+    def submission("""
+
+
+def test_a_row_that_kills_its_loader_process_is_named(world):
+    """A loader process that dies ends training with the id of the row that it died of, not with torch's traceback."""
+    bad = split(world.ground().frame, 0)[0]["sample_id"].iloc[7]
+    world.edit("\n    def submission(", DEADLY.replace("BAD", repr(bad)))
+    with pytest.raises(RunError) as caught:
+        world.train([0], workers=2)
+    assert repr(bad) in caught.value.expected
+    assert "Killed" in caught.value.found
+
+
 LITTLE = """
 import sys
 from pathlib import Path

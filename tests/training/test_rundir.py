@@ -17,14 +17,15 @@ import pytest
 from kit.offline.errors import LockedError, NotFound, RunError
 from kit.offline.predictions import Predictions
 from kit.training import rundir
-from kit.training.rundir import Run, find_run, list_runs, locked, open_run, parts_of, table_of
+from kit.training.rundir import Run, find_run, labels_hash, list_runs, locked, open_run, parts_of, table_of
 
 
 def opened(world, name="tiny", **changes):
     """The name of the run that a training would use; nothing is trained."""
     ground, recipe = world.ground(), world.recipe(**changes)
     learned = ground.competition.task.learn(ground.frame)
-    return open_run(ground.competition, name, recipe, ground.table, ground.folds_sha256, learned, None).name
+    labels = labels_hash(ground.competition, ground.frame, ground.data)
+    return open_run(ground.competition, name, recipe, ground.table, ground.folds_sha256, labels, learned, None).name
 
 
 def test_the_same_command_skips_what_is_done(world):
@@ -57,16 +58,39 @@ def test_what_shapes_the_result_makes_another_run(world):
     assert len(set(names)) == len(names)
 
 
-def test_the_number_of_workers_keeps_the_run(world):
-    """A run that was begun with other loader processes goes on with these."""
-    assert world.train([0], workers=1).name == world.train([1], workers=0).name
-
-
 def test_labels_that_change_make_another_run(world):
-    """Classes learned from other host files are part of what a run is."""
-    first = opened(world)
-    world.edit(",red,", ",rot,", "data/train.csv")
+    """Other classes do, and one row that was relabelled among the same classes: done folds would stand for it.
+
+    The order of the host's rows, and columns that nothing looks at, are the same run.
+    """
+    first, path = opened(world), world.data / "train.csv"
+    table = pd.read_csv(path, dtype=str)
+    table[::-1].assign(note="new").to_csv(path, index=False)
+    assert opened(world) == first
+    at = table.index[table["colour"] == "red"][2]
+    table.assign(colour=table["colour"].where(table.index != at, "blue")).to_csv(path, index=False)
     assert opened(world) != first
+    table.assign(colour=table["colour"].replace("red", "rot")).to_csv(path, index=False)
+    assert opened(world) != first
+
+
+def test_weights_and_numbers_beside_the_image_are_labels_too(world):
+    """Either changes what a network learns; a cell's file counts by its place in the data, wherever that lies."""
+    ground = world.ground()
+    competition, frame = ground.competition, ground.frame
+    competition.table = ("age",)
+    frame = frame.assign(age=3, colour=f"{ground.data.resolve()}/masks/1.png")
+    first = labels_hash(competition, frame, ground.data)
+    assert labels_hash(competition, frame.assign(age=4), ground.data) != first
+    assert labels_hash(competition, frame.assign(weight=2.0), ground.data) != first
+    moved = world.home / "moved"
+    assert labels_hash(competition, frame.assign(colour=f"{moved}/masks/1.png"), moved) == first
+
+
+def test_loader_processes_are_no_part_of_a_run(world):
+    """A fold that ran out of memory goes on with fewer: they change no sample. What it began with is recorded."""
+    assert opened(world) == opened(world, workers=2) == opened(world, workers=None)
+    assert find_run(world.folder, opened(world)).record["recipe"]["workers"] == 0
 
 
 @pytest.mark.parametrize(
@@ -107,6 +131,7 @@ def test_a_run_keeps_its_sources_and_circumstances(trained):
     assert run.record["columns"] == ["blue", "green", "red"]
     assert {"python", "torch", "timm"} <= set(run.record["versions"])
     assert set(run.record["git"]) == {"commit", "dirty"}
+    assert run.record["threads"] == 1
 
 
 HOLD = """
