@@ -23,7 +23,7 @@ from typing import Any
 sys.dont_write_bytecode = (
     True  # a cache of the adapter's code would be one more file, written by the first to import it
 )
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 import torch  # noqa: E402
 from conftest import World  # noqa: E402

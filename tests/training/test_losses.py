@@ -227,7 +227,8 @@ def test_class_weights_come_from_the_rows_that_train(world, monkeypatch):
     counted, real = [], loop.with_loss
     monkeypatch.setattr(loop, "with_loss", lambda *given: counted.append(given) or real(*given))
     world.train([0], class_weights="inv_freq", loss="focal", epochs=1)
-    [(recipe, task, frame, learned)] = counted
+    assert len(counted) == 1
+    recipe, task, frame, learned = counted[0]
     rows, held = split(world.ground().frame, 0)
     assert list(frame["sample_id"]) == list(rows["sample_id"])
     counts = rows["colour"].value_counts()[learned["classes"]].to_numpy()
