@@ -98,16 +98,15 @@ def rand_augment(size: Size, config: str = "rand-m7-mstd0.5-inc1", smallest: flo
 class RandAugment(A.DualTransform):
     """timm's RandAugment (Cubuk et al. 2019, arXiv 1909.13719) of 8-bit RGB images, H x W x 3.
 
-    What it moves out of sight it fills with the mean colour of ImageNet, which keeps the image's statistics. Refuses
-    masks, which timm would leave where they are.
+    operations: names out of timm's, None for its own list. What it moves out of sight it fills with the mean colour of
+    ImageNet, which keeps the image's statistics. Refuses masks, which timm would leave where they are.
     """
 
-    def __init__(self, config: str, size: Size):
+    def __init__(self, config: str, size: Size, operations: list[str] | None = None):
         super().__init__(p=1.0)
         # As timm's own transforms set it up: the shift in pixels, and the colour that fills.
-        self.draw = rand_augment_transform(
-            config, {"translate_const": int(min(size) * 0.45), "img_mean": IMAGENET_MEAN}
-        )
+        settings = {"translate_const": int(min(size) * 0.45), "img_mean": IMAGENET_MEAN}
+        self.draw = rand_augment_transform(config, settings, operations)
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
         """One image; timm draws from the global generators, which are seeded from this transform's own."""

@@ -39,14 +39,22 @@ SMOKE_ROWS = 64
 
 @dataclass(frozen=True)
 class Ground:
-    """What every run of a competition stands on: the checked training frame with fold numbers, and the frozen table."""
+    """What every run of a competition stands on.
+
+    frame: the checked training frame with fold numbers. folds: the file of the frozen table. folds_sha256: its hash.
+    """
 
     competition: Competition
     frame: pd.DataFrame
-    table: pd.DataFrame
+    folds: Path
     folds_sha256: str
     data: Path
     scheme: str | None = None
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The frozen table, read anew: kept, its texts would take 500 bytes a row."""
+        return load_folds(self.folds)
 
 
 def open_ground(
@@ -65,7 +73,7 @@ def open_ground(
     table = load_folds(path)
     frame = with_folds(frame, table, path)
     require_declared_group(competition, frame, scheme)
-    return Ground(competition, frame, table, fold_hash(table), data, scheme)
+    return Ground(competition, frame, path, fold_hash(table), data, scheme)
 
 
 def training_frame(competition: Competition, data: Path) -> pd.DataFrame:
