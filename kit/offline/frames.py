@@ -29,18 +29,27 @@ def read_table(path: Path | str, columns: Sequence[str] = ()) -> pd.DataFrame:
         )
     content = path.read_bytes()
     try:
-        text = content.decode("utf-8").removeprefix("\ufeff")
+        content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path} in UTF-8", f"line {line} is not", "save the file as UTF-8") from None
     csv.field_size_limit(2**31 - 1)  # run-lengths of large masks exceed the default of 131072 characters
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""), strict=True)
+    header: list[str] = []
+    cells: list[list[str]] = []
+    known: dict[str, str] = {}
+    wrong = []
     try:
-        numbered = [(lines.line_num, row) for row in lines if row]
+        for row in filter(None, lines):
+            if not header:
+                header, cells = row, [[] for _ in row]
+            elif len(row) != len(header):
+                wrong.append(f"line {lines.line_num} has {len(row)}")
+            else:  # equal cells are one text: ids often stand in several columns
+                for column, cell in zip(cells, row, strict=True):
+                    column.append(known.setdefault(cell, cell))
     except csv.Error as error:
         raise DataError(f"whole CSV fields in {path}", f"line {lines.line_num}: {error}", "mend its quotes") from None
-    header = numbered[0][1] if numbered else []
-    wrong = [f"line {number} has {len(row)}" for number, row in numbered if len(row) != len(header)]
     if wrong:
         raise DataError(
             f"{len(header)} fields on every line of {path}",
@@ -49,7 +58,7 @@ def read_table(path: Path | str, columns: Sequence[str] = ()) -> pd.DataFrame:
         )
     if len(set(header)) != len(header):
         raise DataError(f"every column of {path} once", f"header {header}", "rename the repeated column")
-    frame = pd.DataFrame([row for _, row in numbered[1:]], columns=header, dtype=object).astype(str)
+    frame = pd.DataFrame(dict(zip(header, cells, strict=True)), columns=header, dtype=object).astype(str)
     require_columns(frame, columns, path)
     return frame
 
