@@ -365,17 +365,18 @@ def predict(
     home: Home = None,
 ) -> None:
     """Predict a test set with a bundle, byte for byte as its notebook does; or label rows with each fold of a run."""
-    from kit.offline.manifest import open_bundle
-    from kit.offline.places import load_competition
-    from kit.shipping.bundle import find_bundle
-    from kit.shipping.predict import predict_at_home
-    from kit.training import pseudo
-    from kit.training.rundir import find_run_anywhere
-
     if frame is None:
+        from kit.offline.manifest import open_bundle
+        from kit.shipping.bundle import find_bundle
+        from kit.shipping.predict import predict_at_home
+
         folder = find_bundle(name, home)
         print(predict_at_home(folder, _data(open_bundle(folder).competition, data, home), out), end="")
         return
+    from kit.offline.places import load_competition
+    from kit.training import pseudo
+    from kit.training.rundir import find_run_anywhere
+
     run = find_run_anywhere(name, home)
     competition = load_competition(run.record["competition"], home)
     place = _data(run.record["competition"], data, home)

@@ -31,8 +31,8 @@ kaggle_cnn = Recipe(
     mix_off_epochs=2,
     erasing=0.2,
 )
-"""Fine-tuning convolutional networks, ConvNeXt and MaxViT: the middle of what eight winning solutions set (SIIM-ISIC
-melanoma 2020, RSNA abdominal 2023, RSNA breast 2023, Happywhale 2022, BirdCLEF 2024 and others)."""
+"""Fine-tuning convolutional networks, ConvNeXt and MaxViT: our choice, by what the published code of winners sets
+(melanoma 2020, Happywhale 2022, RSNA breast 2023, RSNA abdominal 2023, BirdCLEF 2024)."""
 
 kaggle_vit = Recipe(
     backbone="vit_small_patch16_224.augreg_in21k_ft_in1k",
