@@ -352,6 +352,77 @@ def rehearse(
 
 
 @app.command()
+def fetch(name: Name, data: Data = None, home: Home = None) -> None:
+    """Download and unpack the host's files; the same command goes on where it stopped."""
+    from kit.offline.places import load_competition
+    from kit.shipping.fetch import fetch as fetch_files
+
+    folder = fetch_files(load_competition(name, home).slug, _data(name, data, home))
+    print(f"{folder}  next: kit check {name}")
+
+
+@app.command()
+def push(
+    name: Bundle,
+    owner: Annotated[
+        str | None, typer.Option(help="A Kaggle user name [default: whose credentials are found].", show_default=False)
+    ] = None,
+    data: Data = None,
+    home: Home = None,
+) -> None:
+    """Store a bundle's datasets on Kaggle, run its notebook there, and compare what it wrote with kit predict."""
+    from kit.offline.manifest import open_bundle
+    from kit.shipping.bundle import find_bundle
+    from kit.shipping.push import push as push_bundle
+
+    folder = find_bundle(name, home)
+    pushed = push_bundle(folder, _data(open_bundle(folder).competition, data, home), owner)
+    print(f"{pushed.kernel} version {pushed.version}  next: kit submit {folder.name}")
+
+
+@app.command()
+def submit(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="BUNDLE|NAME", help="A pushed bundle; a competition with --file.", show_default=False),
+    ],
+    file: Annotated[
+        Path | None, typer.Option("--file", help="A table, where the host takes files.", show_default=False)
+    ] = None,
+    message: Annotated[str | None, typer.Option(help="A description for the host's list.", show_default=False)] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Spend a submission without asking.")] = False,
+    data: Data = None,
+    home: Home = None,
+) -> None:
+    """Submit a pushed notebook, or a file, follow it to its score and write that into LEDGER.tsv."""
+    from kit.offline.places import home_folder, load_competition
+    from kit.shipping.bundle import find_bundle
+    from kit.shipping.submit import submit_bundle, submit_file
+
+    if file is None:
+        submit_bundle(find_bundle(name, home), home_folder(home), message, yes)
+    else:
+        submit_file(load_competition(name, home), _data(name, data, home), file, message, yes)
+
+
+@app.command()
+def doctor(home: Home = None, as_json: AsJson = False) -> None:
+    """Look at credentials (never shown), the kaggle client, device, disk and versions."""
+    from kit.offline.places import home_folder
+    from kit.shipping.doctor import examine
+
+    found = examine(home_folder(home))
+    if as_json:
+        _json({"ok": all(one.ok for one in found), "checks": [vars(one) for one in found]})
+    else:
+        for one in found:
+            print(f"{'ok  ' if one.ok else 'FAIL'}  {one.name}")
+            print("      " + one.message.replace("\n", "\n      "))
+    if not all(one.ok for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def predict(
     name: Annotated[
         str, typer.Argument(metavar="BUNDLE|RUN", help="A bundle, or a run with --frame.", show_default=False)

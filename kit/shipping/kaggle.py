@@ -185,4 +185,5 @@ def _explained(operation: str, fault: dict[str, Any], said: list[str]) -> Kaggle
         return KaggleError("credentials that Kaggle takes", found, LOG_IN, status)
     if status == 429 or status >= 500:
         return KaggleError(f"Kaggle to do this: {did}", found, f"wait a little; {AGAIN}", status, passing=True)
-    return KaggleError(f"Kaggle to do this: {did}", found, "check names and rights on kaggle.com", status)
+    fix = "check its name; it may not be there, or not be yours, or ask for rules to be accepted on kaggle.com"
+    return KaggleError(f"Kaggle to do this: {did}", found, fix, status)

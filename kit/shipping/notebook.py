@@ -13,6 +13,7 @@ from kit.offline.errors import BundleError
 from kit.offline.files import sha256_of, write_json, write_whole
 from kit.offline.manifest import FILE, Manifest, open_bundle
 from kit.offline.predict import competition_in
+from kit.shipping.datasets import datasets_of
 
 TEMPLATE = Path(__file__).parents[2] / "notebooks" / "submit.ipynb"
 
@@ -75,7 +76,7 @@ def kernel_metadata(manifest: Manifest, competition: Competition, owner: str) ->
         "enable_tpu": False,
         "enable_internet": False,
         "machine_shape": rules.accelerator or "",
-        "dataset_sources": [f"{owner}/{manifest.bundle}"],
+        "dataset_sources": [f"{owner}/{each.slug}" for each in datasets_of(manifest)],
         "competition_sources": [manifest.slug],
         "kernel_sources": [],
         "model_sources": [],
