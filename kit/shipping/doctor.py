@@ -51,7 +51,7 @@ def examine(home: Path) -> list[Finding]:
 
 
 def sources(environment: Mapping[str, str]) -> dict[str, list[str]]:
-    """Where credentials lie, variables and files by name: by the client's method, in the order in which it tries them."""
+    """Where credentials lie, variables and files by name: by the client's method, as it tries them in turn."""
     files = [path for path in credential_files(environment) if path.is_file()]
     named = {kind: [str(path) for path in files if path.name.startswith(kind)] for kind in ("access", "kaggle", "cred")}
     token = ["KAGGLE_API_TOKEN"] if environment.get("KAGGLE_API_TOKEN") else []

@@ -139,6 +139,8 @@ def _write(archive: Path, content: zipfile.ZipFile, files: list[zipfile.ZipInfo]
                     found = f"more than {total} bytes out of {packed}"
                     raise _refused(archive, f"at most {caps.ratio} bytes out of one", found)
                 target.write(chunk)
+        if written != info.file_size:
+            raise _refused(archive, f"{info.file_size} bytes of {info.filename!r}, as the archive says", str(written))
 
 
 def _require_room(archive: Path, folder: Path, size: int) -> None:
