@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.fake_kaggle import FakeKaggle
+from tests.waiting import Forks
 
 # Two test processes share two cores (pytest-xdist): one thread each. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -92,9 +93,20 @@ def _settle(patch: pytest.MonkeyPatch, server: FakeKaggle, home: Path) -> None:
     patch.setenv("KAGGLE_KEY", server.users["tester"])
 
 
+@pytest.fixture(scope="session")
+def _forks() -> Iterator[Forks]:
+    """The process from which the client's are forked."""
+    forks = Forks()
+    yield forks
+    forks.end()
+
+
 @pytest.fixture
-def kaggle_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _client_stays_here: None) -> Iterator[FakeKaggle]:
+def kaggle_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _client_stays_here: None, _forks: Forks
+) -> Iterator[FakeKaggle]:
     """A Kaggle on the loopback that the real client is sent to, with a home of its own, polled without pauses."""
+    monkeypatch.setattr("kit.shipping.kaggle.subprocess", _forks)
     home = tmp_path / "client-home"
     home.mkdir()
     monkeypatch.setattr("kit.shipping.kaggle.PAUSE", 0.01)

@@ -139,10 +139,10 @@ class FakeKaggle:
     """The server and its state. Use as a context manager.
 
     users: name -> key. tokens: token -> name. dataset_polls, kernel_polls, submission_polls: how long things take.
-    busy: pushes to a GPU that still find every slot taken. quota: bytes of private datasets. refused: sources that
-    Kaggle calls invalid although they exist. run: makes what a pushed notebook leaves; called at the first question
-    for its status that is not answered with QUEUED. grade: of a submitted file, the public score or (None, error).
-    trouble: by method (or PUT, GET), what goes wrong with the next calls, in order.
+    page: rows of a list at once, at most. busy: pushes to a GPU that still find every slot taken. quota: bytes of
+    private datasets. refused: sources that Kaggle calls invalid although they exist. run: makes what a pushed notebook
+    leaves; called at the first question for its status that is not answered with QUEUED. grade: of a submitted file,
+    the public score and an error. trouble: by method (or PUT, GET), what goes wrong with the next calls, in order.
     """
 
     def __init__(self) -> None:
@@ -154,6 +154,7 @@ class FakeKaggle:
         self.submissions: list[Submission] = []
         self.blobs: dict[str, Blob] = {}
         self.dataset_polls = self.kernel_polls = self.submission_polls = 1
+        self.page = 100
         self.busy = 0
         self.quota = 10**9
         self.refused: set[str] = set()
@@ -239,7 +240,7 @@ class FakeKaggle:
 
     def ListDataFiles(self, user: str, body: dict[str, Any]) -> Any:
         files = self._entered(body).files
-        return _paged("files", [{"name": name, "totalBytes": len(files[name])} for name in sorted(files)], body)
+        return self._paged("files", [{"name": name, "totalBytes": len(files[name])} for name in sorted(files)], body)
 
     def DownloadDataFiles(self, user: str, body: dict[str, Any]) -> Any:
         one = self._entered(body)
@@ -283,7 +284,7 @@ class FakeKaggle:
 
     def ListSubmissions(self, user: str, body: dict[str, Any]) -> Any:
         mine = [one for one in reversed(self.submissions) if one.competition == body["competitionName"]]
-        return _paged("submissions", [_told(one) for one in mine], body)
+        return self._paged("submissions", [_told(one) for one in mine], body)
 
     def StartBlobUpload(self, user: str, body: dict[str, Any]) -> Any:
         token = f"blob{len(self.blobs)}"
@@ -325,7 +326,7 @@ class FakeKaggle:
         version = self._dataset(user, body).versions[-1]
         files = version.files if version.end == "READY" and not version.polls else {}
         rows = [{"name": name, "totalBytes": len(files[name])} for name in sorted(files)]
-        return _paged("datasetFiles", rows, body)
+        return self._paged("datasetFiles", rows, body)
 
     def DownloadDataset(self, user: str, body: dict[str, Any]) -> Any:
         one = self._dataset(user, body)
@@ -389,7 +390,7 @@ class FakeKaggle:
             for name, content in sorted(ran.files.items())
         ]
         log = [{"stream_name": "stdout", "time": float(at), "data": line} for at, line in enumerate(ran.log)]
-        return {**_paged("files", rows, body), "log": json.dumps(log)}
+        return {**self._paged("files", rows, body), "log": json.dumps(log)}
 
     def GetAcceleratorQuotaStatistics(self, user: str, body: dict[str, Any]) -> Any:
         return {
@@ -448,6 +449,11 @@ class FakeKaggle:
         self.submissions.append(Submission(ref, one.slug, text, file, content, self.submission_polls, "PENDING"))
         return {"message": f"Successfully submitted to {one.slug}", "ref": ref}
 
+    def _paged(self, key: str, rows: list[Any], body: dict[str, Any]) -> dict[str, Any]:
+        start, size = int(body.get("pageToken") or 0), min(body.get("pageSize") or 20, self.page)
+        more = str(start + size) if start + size < len(rows) else ""
+        return {key: rows[start : start + size], "nextPageToken": more}
+
     def _link(self, name: str, content: bytes) -> str:
         """A signed address of a file; the prefix tells the handler to redirect there."""
         number = str(len(self.downloads))
@@ -477,12 +483,6 @@ def _unpacked(name: str, content: bytes) -> dict[str, bytes]:
         return {f"{stem}/{member.name}": tar.extractfile(member).read() for member in members}  # type: ignore[union-attr]
 
 
-def _paged(key: str, rows: list[Any], body: dict[str, Any]) -> dict[str, Any]:
-    start, size = int(body.get("pageToken") or 0), body.get("pageSize") or 20
-    more = str(start + size) if start + size < len(rows) else ""
-    return {key: rows[start : start + size], "nextPageToken": more}
-
-
 def _told(one: Submission) -> dict[str, Any]:
     return {
         "ref": one.ref,
@@ -499,6 +499,7 @@ def _told(one: Submission) -> dict[str, Any]:
 class _Handler(BaseHTTPRequestHandler):
     kaggle: FakeKaggle
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes
 
     def log_message(self, *_: Any) -> None:
         """Silence."""
@@ -531,7 +532,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reply(200 if blob.whole else 308, b"", {} if blob.whole else stored)
         trouble = self._next("PUT")
         if trouble is not None and not trouble.status:
-            blob.content = self.rfile.read(trouble.keep)
+            blob.content = self.rfile.read(min(trouble.keep, int(self.headers.get("Content-Length", 0))))
             return self._fail(trouble)
         content = self._body()
         start = int(said.split()[1].split("-")[0]) if said else 0
