@@ -51,7 +51,7 @@ SAME = "is the test set at home the one on Kaggle? Else kit rehearse, and look i
 
 def _agree(ours: pd.Series, theirs: pd.Series) -> np.ndarray:
     """Which cells of a column agree, as bool: the same text, numbers or masks close to each other."""
-    same = (ours == theirs).to_numpy()
+    same = (ours == theirs).to_numpy(copy=True)
     left, right = (pd.to_numeric(cells, errors="coerce").to_numpy(float) for cells in (ours, theirs))
     if len(left) and np.isfinite(left).all() and np.isfinite(right).all():
         return same | (np.abs(left - right) <= NEAR * max(np.ptp(left), np.abs(left).max()))
