@@ -76,7 +76,7 @@ def await_run(kernel: str, version: int, minutes: float, say: Callable[[str], No
         return
     words = last_words(text_of_log(ask(kaggle_child.kernel_log, kernel=kernel, version=version)))
     said = as_kit_error(words)
-    found = "; ".join(part for part in (ended["failure"], said.found if said else words) if part)
+    found = "; ".join(part for part in (ended["failure"], *(said.found if said else words).splitlines()) if part)
     raise KaggleError(
         said.expected if said else f"version {version} of {kernel} to run through",
         found or ended["status"].lower(),
