@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kit.offline.errors import BundleError
 from kit.offline.files import sha256_of, write_json
-from kit.offline.manifest import FILE, Manifest, open_bundle
+from kit.offline.manifest import FILE, open_bundle
 from kit.offline.predict import competition_in
 from kit.shipping import kaggle_child
 from kit.shipping.agreement import require_agreement
@@ -75,7 +75,9 @@ def push(bundle: Path, data: Path, owner: str | None = None, say: Callable[[str]
         say(f"version {there.version} of {there.kernel} has run and agrees with home: nothing to do")
         return there
     await_run(there.kernel, there.version, rules.minutes + QUEUE_MINUTES, say)
-    _compare(bundle, manifest, data, there, rules.file, say)
+    fetch_output(there.kernel, there.version, folder / "output")
+    if rules.kind != "server":  # which answers a host that is there in the rerun alone
+        _compare(bundle, data, folder / "output" / rules.file, say)
     return _record(folder, replace(there, done=True))
 
 
@@ -101,22 +103,20 @@ def _has_failed(there: Pushed) -> bool:
     return state not in (*GOING, "COMPLETE")
 
 
-def _compare(
-    bundle: Path, manifest: Manifest, data: Path, there: Pushed, file: str, say: Callable[[str], None]
-) -> None:
-    """Fetch what the run wrote, and compare its table with that of `kit predict`."""
-    output = notebook_folder(bundle) / "output"
-    fetch_output(there.kernel, there.version, output)
-    if not (output / file).is_file():
-        found = f"{', '.join(sorted(path.name for path in output.iterdir()))} in {output}"
-        raise BundleError(f"{file} among what the notebook wrote", found, "look into log.txt there, and kit rehearse")
+def _compare(bundle: Path, data: Path, table: Path, say: Callable[[str], None]) -> None:
+    """Compare the table that the notebook wrote with that of `kit predict`, where the host's files are at home."""
+    if not table.is_file():
+        found = f"{', '.join(sorted(path.name for path in table.parent.iterdir()))} in {table.parent}"
+        raise BundleError(
+            f"{table.name} among what the notebook wrote", found, "look into log.txt there, and kit rehearse"
+        )
     if not data.is_dir():
-        say(f"{output / file} is not compared: no host files at {data}")
+        say(f"{table} is not compared: no host files at {data}")
         return
     with tempfile.TemporaryDirectory(prefix="kit-home-") as scratch:
-        predict_at_home(bundle, data, Path(scratch) / file)
-        told = require_agreement(Path(scratch) / file, output / file)
-    say(f"{output / file}: {told}, compared with kit predict")
+        at_home = Path(scratch) / table.name
+        predict_at_home(bundle, data, at_home)
+        say(f"{table}: {require_agreement(at_home, table)}, compared with kit predict")
 
 
 def _proof(files: tuple[str, ...]) -> str | None:
