@@ -180,6 +180,10 @@ def train(
         typer.Option(help="Tell each epoch to tensorboard or wandb as well as to log.jsonl.", show_default=False),
     ] = None,
     scheme: Annotated[str | None, typer.Option(help="A named fold scheme.", show_default=False)] = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", help="kaggle: on its GPUs, out of your quota [default: here].", show_default=False),
+    ] = None,
     data: Data = None,
     home: Home = None,
 ) -> None:
@@ -191,6 +195,10 @@ def train(
     from kit.training.rundir import table_of
     from kit.training.track import TRACKERS
 
+    if on not in (None, "kaggle"):
+        raise typer.BadParameter(f"{on!r} is no place to train; there is kaggle", param_hint="--on")
+    if on and (smoke or track):
+        raise typer.BadParameter("--smoke and --track are for training here", param_hint="--on")
     if track not in (None, *TRACKERS):
         raise RecipeError(f"--track out of {', '.join(TRACKERS)}", repr(track), did_you_mean(track, TRACKERS))
     competition = load_competition(name, home)
@@ -203,7 +211,13 @@ def train(
         return
     each = [replace(chosen, seed=chosen.seed + at) for at in range(seeds)]
     wanted = _folds(fold, "--fold") if fold else None
-    _runs(table_of([fanout.train_run(ground, recipe, one, wanted, home_folder(home), track=track) for one in each]))
+    if on:
+        from kit.shipping.remote import train_on_kaggle
+
+        done = [train_on_kaggle(ground, recipe, one, settings or [], wanted, home_folder(home)) for one in each]
+    else:
+        done = [fanout.train_run(ground, recipe, one, wanted, home_folder(home), track=track) for one in each]
+    _runs(table_of(done))
 
 
 @app.command()

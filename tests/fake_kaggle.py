@@ -140,9 +140,10 @@ class FakeKaggle:
 
     users: name -> key. tokens: token -> name. dataset_polls, kernel_polls, submission_polls: how long things take.
     page: rows of a list at once, at most. busy: pushes to a GPU that still find every slot taken. quota: bytes of
-    private datasets. refused: sources that Kaggle calls invalid although they exist. run: makes what a pushed notebook
-    leaves; called at the first question for its status that is not answered with QUEUED. grade: of a submitted file,
-    the public score and an error. trouble: by method (or PUT, GET), what goes wrong with the next calls, in order.
+    private datasets. gpu_seconds_used: out of 30 hours. refused: sources that Kaggle calls invalid although they exist.
+    run: makes what a pushed notebook leaves; called at the first question for its status that is not answered with
+    QUEUED. grade: of a submitted file, the public score and an error. trouble: by method (or PUT, GET), what goes wrong
+    with the next calls, in order.
     """
 
     def __init__(self) -> None:
@@ -157,6 +158,7 @@ class FakeKaggle:
         self.page = 100
         self.busy = 0
         self.quota = 10**9
+        self.gpu_seconds_used = 3600
         self.refused: set[str] = set()
         self.run: Callable[[Push], Ran] = lambda push: Ran({"submission.csv": b"id,label\n"}, ["done\n"])
         self.grade: Callable[[bytes], tuple[str | None, str]] = lambda content: ("0.5", "")
@@ -215,6 +217,9 @@ class FakeKaggle:
             places[f"datasets/{owner}/{slug}"] = self.datasets[owner, slug].versions[-1].files
         for slug in push.request.get("competitionDataSources", []):
             places[f"competitions/{slug}"] = self.competitions[slug].files
+        for source in push.request.get("kernelDataSources", []):
+            ran = self.kernels[tuple(source.split("/")[:2])].pushes[-1].ran
+            places[f"notebooks/{source}"] = ran.files if ran else {}
         for place, files in places.items():
             for name, content in files.items():
                 path = folder / place / name
@@ -395,7 +400,7 @@ class FakeKaggle:
     def GetAcceleratorQuotaStatistics(self, user: str, body: dict[str, Any]) -> Any:
         return {
             "quotaRefreshTime": "2030-01-05T00:00:00Z",
-            "gpuQuota": {"timeUsed": "3600s", "totalTimeAllowed": "108000s"},
+            "gpuQuota": {"timeUsed": f"{self.gpu_seconds_used}s", "totalTimeAllowed": "108000s"},
         }
 
     # How they are made.

@@ -61,10 +61,17 @@ def last_version(kernel: str) -> int:
         raise
 
 
-def await_run(kernel: str, version: int, minutes: float, say: Callable[[str], None] = print) -> None:
+def await_run(
+    kernel: str,
+    version: int,
+    minutes: float,
+    say: Callable[[str], None] = print,
+    fix: str = "kit rehearse runs the same notebook here",
+) -> None:
     """Wait for the run of one version to complete.
 
-    Raises KaggleError where it fails, with the notebook's own last words, and after `minutes`.
+    Raises KaggleError where it fails, with the notebook's own last words, and after `minutes`. fix: what to do where
+    those name no remedy.
     """
 
     def look() -> dict[str, Any]:
@@ -80,7 +87,7 @@ def await_run(kernel: str, version: int, minutes: float, say: Callable[[str], No
     raise KaggleError(
         said.expected if said else f"version {version} of {kernel} to run through",
         found or ended["status"].lower(),
-        f"{said.fix if said else 'kit rehearse runs the same notebook here'}; the log: {url_of(kernel)}",
+        f"{said.fix if said else fix}; the log: {url_of(kernel)}",
     )
 
 
