@@ -132,11 +132,11 @@ def _train_in_sessions(order: Order, numbers: Sequence[int]) -> None:
         left = {fold: (kept["step"], kernel) for fold, kept in told["folds"].items() if "step" in kept}
         farther = any(step > states.get(fold, (0, ""))[0] for fold, (step, _) in left.items())
         states |= left
-        if not over:
-            _require_success(order, kernel, told)
-            if not (farther or any(brought)):
-                expected = f"a fold to get on within the {told['seconds'] / 60:.0f} minutes of {kernel}"
-                raise RunError(expected, "no step was committed", f"look at its log: {url_of(kernel)}")
+        fault = _fault(order, kernel, told, farther or any(brought))
+        if fault is not None and not over:
+            raise fault
+        if fault is not None:
+            order.say(f"  {kernel}: {fault.found}")
 
 
 def session_name(run: Run, number: int) -> str:
@@ -172,6 +172,7 @@ def _push_session(order: Order, kernel: str, number: int, folds: Sequence[str], 
         sources = sorted(set(going_on.values()))
         render_session(folder, kernel, job, wheel, f"{order.owner}/{slug}", sources, order.accelerator)
         order.say(f"  {', '.join(folds)} of {order.run.name}, {minutes / 60:.1f} hours at most: {url_of(kernel)}")
+        order.say("  Ctrl-C stops the waiting, not the session")
         return push_notebook(folder, round(60 * minutes), order.say)
 
 
@@ -348,8 +349,8 @@ def _require_as_trained(files: Path, kernel: str) -> None:
         )
 
 
-def _require_success(order: Order, kernel: str, told: Mapping[str, Any]) -> None:
-    """Raise RunError with the words of the first fold that failed in a session; the others are told."""
+def _fault(order: Order, kernel: str, told: Mapping[str, Any], got_on: bool) -> RunError | None:
+    """What went wrong in a session: the words of the first fold that failed; or nothing got on."""
     failed = [order.run.fold(number).name for number in _numbers(told, order.run, "failed")]
     for fold in failed[1:]:
         order.say(f"  {fold} failed, too: {last_line(told['folds'][fold]['error'])}")
@@ -357,4 +358,8 @@ def _require_success(order: Order, kernel: str, told: Mapping[str, Any]) -> None
         error = told["folds"][failed[0]]["error"]
         said = as_kit_error(error) or RunError("training to end well", last_line(error), "mend that")
         found = f"{said.found} ({failed[0]} in {kernel})"
-        raise RunError(said.expected, found, f"{said.fix}; the log: {url_of(kernel)}")
+        return RunError(said.expected, found, f"{said.fix}; the log: {url_of(kernel)}")
+    if not got_on:
+        expected = f"a fold to get on within the {told['seconds'] / 60:.0f} minutes of {kernel}"
+        return RunError(expected, "no step was committed", f"look at its log: {url_of(kernel)}")
+    return None

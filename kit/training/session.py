@@ -10,6 +10,7 @@ Tried on the CPU: stopped, killed and gone on with. Not tried: two GPUs, Kaggle'
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -176,12 +177,16 @@ def start_fold(job: Job, fold: str, home: Path, data: Path, cache: Path, gpu: in
     command += ["--fold", fold.removeprefix("fold"), "--data", str(data), "--home", str(home)]
     command += [word for setting in job.settings for word in ("--set", setting)]
     command += ["--scheme", job.scheme] if job.scheme else []
-    environment = {**os.environ, "KIT_CACHE": str(cache), "NO_ALBUMENTATIONS_UPDATE": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(home), os.environ.get("PYTHONPATH")]))
-    if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     with errors_of(home).open("wb") as errors:
+        environment = environment_of(home, cache, gpu)
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=errors)
+
+
+def environment_of(home: Path, cache: Path, gpu: int | None) -> dict[str, str]:
+    """The variables of a fold's process: its own home's kit, the cache that folds share, one GPU."""
+    path = os.pathsep.join(filter(None, [str(home), os.environ.get("PYTHONPATH")]))
+    own = {"PYTHONPATH": path, "KIT_CACHE": str(cache), "NO_ALBUMENTATIONS_UPDATE": "1"}
+    return {**os.environ, **own, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)})}
 
 
 def errors_of(home: Path) -> Path:
@@ -202,21 +207,21 @@ def side_by_side(
     start: makes the process of a fold in a slot, from 0. After `seconds`, or once `asked` says so, no fold starts any
     more and those that run get SIGTERM; `grace` seconds later SIGKILL.
     """
-    began = time.monotonic()
+    began, end = time.monotonic(), math.inf
     waiting, free, stopped = list(folds), list(range(slots)), False
     running: dict[str, tuple[int, subprocess.Popen[bytes]]] = {}
     codes: dict[str, int] = {}
     while running or (waiting and not stopped):
-        spent = time.monotonic() - began
-        if not stopped and (asked() or spent >= seconds):
-            stopped = True
+        now = time.monotonic()
+        if not stopped and (asked() or now >= began + seconds):
+            stopped, end = True, now + grace
             for _, process in running.values():
                 process.terminate()
         while waiting and free and not stopped:
             fold, slot = waiting.pop(0), free.pop(0)
             running[fold] = slot, start(fold, slot)
         for fold, (slot, process) in list(running.items()):
-            if spent >= seconds + grace:
+            if now >= end:
                 process.kill()
             if process.poll() is not None:
                 codes[fold] = process.returncode

@@ -411,7 +411,7 @@ def test_pushed_notebooks_really_train(server: FakeKaggle, world: World, home: P
     server.run = run
     settings = ("epochs=2", "seed=3")
     here = Path(shutil.copytree(home, tmp_path / "here", symlinks=True))
-    run_there, said = train(home, *settings, minutes=0.7, accelerator=None)
+    run_there, said = train(home, *settings, minutes=1.0, accelerator=None)
     assert len(executed) >= 2, said
     overrides = [word for setting in settings for word in ("--set", setting)]
     command = [sys.executable, "-m", "kit.cli", "train", "tiles", "small", *overrides, "--home", str(here)]

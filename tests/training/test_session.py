@@ -162,6 +162,30 @@ def test_no_gpu_that_works_is_told_before_hours_are_spent(held, code, inputs, tm
         run_session(job_of(held, gpu=True), code, tmp_path, tmp_path / "work", lambda: False)
 
 
+def test_a_session_in_which_nothing_can_be_trained_says_why(held, code, inputs, tmp_path, capsys):
+    """Three lines on standard error and exit code 1, which the notebook repeats; nothing is left."""
+    (tmp_path / "job.json").write_text(json.dumps(asdict(job_of(held, settings=["epochs=4"]))))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert session.main(str(tmp_path / "job.json"), str(code), str(tmp_path)) == 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said] == ["expected", "found", "to do"]
+    assert not (tmp_path / RECORD).exists()
+
+
+def test_a_fold_sees_one_gpu_its_own_kit_and_the_cache_of_all(tmp_path, monkeypatch):
+    """Folds side by side share what is decoded, and nothing else; without a GPU none is hidden."""
+    monkeypatch.setenv("PYTHONPATH", "before")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = session.environment_of(tmp_path / "fold1", tmp_path / "cache", 1)
+    assert (found["CUDA_VISIBLE_DEVICES"], found["KIT_CACHE"]) == ("1", str(tmp_path / "cache"))
+    assert found["PYTHONPATH"].split(":") == [str(tmp_path / "fold1"), "before"]
+    assert "CUDA_VISIBLE_DEVICES" not in session.environment_of(tmp_path, tmp_path, None)
+
+
 def write_session(folder, number, fold="fold0", run="tiny-1a2b3c", content=b"state"):
     """The output of a session that left a fold unfinished."""
     folder.mkdir(parents=True)
