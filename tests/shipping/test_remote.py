@@ -188,7 +188,6 @@ def test_a_place_that_is_none_and_options_of_home_are_wrong_usage(home: Path, wo
     assert done.exit_code == 2 and told in done.output
 
 
-@pytest.mark.full
 def test_what_fails_is_told_once_and_the_next_command_goes_on(server: FakeKaggle, world: World, home: Path) -> None:
     """A session that fails, with the notebook's words; one in which a fold fails, with the fold's words, after the
     other is home and scored; one in which nothing gets on. Each time the same command goes on with a new session."""

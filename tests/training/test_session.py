@@ -15,7 +15,7 @@ import pytest
 from kit.offline.errors import NotFound, RunError
 from kit.training import session
 from kit.training.fanout import planned
-from kit.training.rundir import shaping_hashes
+from kit.training.rundir import ALL, shaping_hashes
 from kit.training.session import RECORD, STOPPED, Job, earlier_states, keep, packed_name, require_run, run_session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,6 +140,22 @@ def test_a_signal_is_a_wall(held, code, inputs, tmp_path):
         assert "fold0: paused" in process.stdout.read()
     assert process.returncode == 0
     assert states_of(json.loads((tmp_path / "out" / RECORD).read_text())) == {"fold0": "paused"}
+
+
+@pytest.mark.full
+def test_a_fit_on_all_rows_needs_of_its_folds_only_what_they_say(world, code, inputs, tmp_path):
+    """With their done.json alone beside the code, it ends in the bits of one at home, where the folds are whole."""
+    run = world.train([0, 1, 2, ALL], **SETTINGS)
+    for number in (0, 1, 2):
+        there = code / run.fold(number).relative_to(world.home)
+        there.mkdir(parents=True)
+        shutil.copy(run.fold(number) / "done.json", there)
+    (code / "session").unlink()
+    run_session(job_of(world, folds=["all"]), code, tmp_path, tmp_path / "work", lambda: False)
+    assert states_of(json.loads((tmp_path / RECORD).read_text())) == {"all": "done"}
+    shutil.unpack_archive(tmp_path / "all.packed", tmp_path / "unpacked", "zip")
+    for name in ("weights.safetensors", "model.json"):
+        assert (run.fold(ALL) / name).read_bytes() == (tmp_path / "unpacked" / "all" / name).read_bytes()
 
 
 def test_another_run_than_home_waits_for_is_not_trained(held, code, inputs, tmp_path):
