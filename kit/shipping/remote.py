@@ -260,7 +260,7 @@ def render_session(
         "dataset": dataset,
         "wheel": wheel.name,
         "wheel_sha256": sha256_of(wheel),
-        "job": json.dumps(asdict(job), indent=1).replace("'", r"\u0027"),  # it stands in quotes
+        "job": json.dumps(asdict(job), indent=1),  # in JSON three quotes never follow each other
     }
     metadata = {
         "id": kernel,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -84,9 +85,12 @@ def train(home: Path, *settings: str, folds: list[int] | None = None, **named: A
 
 
 def job_in(push: Push) -> Job:
-    """The job that a pushed notebook has in its text."""
+    """The job that a pushed notebook has in its text, as Python reads it."""
     cell = next(cell for cell in json.loads(push.request["text"])["cells"] if cell["id"] == "find")
-    return Job(**json.loads(re.search(r"r'''(.*?)'''", "".join(cell["source"]), re.DOTALL)[1]))
+    assigned = [node for node in ast.parse("".join(cell["source"])).body if isinstance(node, ast.Assign)]
+    call = next(node.value for node in assigned if ast.unparse(node.targets[0]) == "JOB")
+    assert isinstance(call, ast.Call)
+    return Job(**json.loads(ast.literal_eval(call.args[0])))
 
 
 Becomes = dict[str, dict[str, Any]]
@@ -351,7 +355,7 @@ def test_the_notebook_of_a_session_says_what_it_does(world: World, home: Path, t
     written: the client's own defaults are other ones."""
     order = order_of(home)
     wheel = pack_code(order, tmp_path / "code", ["fold0"])
-    settings = ["lr=0.003", "read={\"a\": \"it's '''so''' {wheel} \\\\\"}"]
+    settings = ["lr=0.003", 'read={"a": "it\'s """so""" {wheel} \\\\"}', '""""', ""]
     job = Job("coloured-tiles", "tiles", "small", settings, None, ["fold0"], "small-1", {}, 2, ["fold0"], 1.0, True)
     kernel = f"tester/{session_name(order.run, 2)}"
     render_session(tmp_path / "notebook", kernel, job, wheel, "tester/kit-code-1", ["tester/one"], "NvidiaTeslaT4")
