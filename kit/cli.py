@@ -180,6 +180,10 @@ def train(
         typer.Option(help="Tell each epoch to tensorboard or wandb as well as to log.jsonl.", show_default=False),
     ] = None,
     scheme: Annotated[str | None, typer.Option(help="A named fold scheme.", show_default=False)] = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", help="kaggle: on its GPUs, out of your quota [default: here].", show_default=False),
+    ] = None,
     data: Data = None,
     home: Home = None,
 ) -> None:
@@ -191,6 +195,10 @@ def train(
     from kit.training.rundir import table_of
     from kit.training.track import TRACKERS
 
+    if on not in (None, "kaggle"):
+        raise typer.BadParameter(f"{on!r} is no place to train; there is kaggle", param_hint="--on")
+    if on and (smoke or track):
+        raise typer.BadParameter("--smoke and --track are for training here", param_hint="--on")
     if track not in (None, *TRACKERS):
         raise RecipeError(f"--track out of {', '.join(TRACKERS)}", repr(track), did_you_mean(track, TRACKERS))
     competition = load_competition(name, home)
@@ -203,7 +211,13 @@ def train(
         return
     each = [replace(chosen, seed=chosen.seed + at) for at in range(seeds)]
     wanted = _folds(fold, "--fold") if fold else None
-    _runs(table_of([fanout.train_run(ground, recipe, one, wanted, home_folder(home), track=track) for one in each]))
+    if on:
+        from kit.shipping.remote import train_on_kaggle
+
+        done = [train_on_kaggle(ground, recipe, one, settings or [], wanted, home_folder(home)) for one in each]
+    else:
+        done = [fanout.train_run(ground, recipe, one, wanted, home_folder(home), track=track) for one in each]
+    _runs(table_of(done))
 
 
 @app.command()
@@ -349,6 +363,77 @@ def rehearse(
     report = run_rehearsal(folder, found, home_folder(home), rows, limit, _say if as_json else print)
     if as_json:
         _json(asdict(report))
+
+
+@app.command()
+def fetch(name: Name, data: Data = None, home: Home = None) -> None:
+    """Download and unpack the host's files; the same command goes on where it stopped."""
+    from kit.offline.places import load_competition
+    from kit.shipping.fetch import fetch as fetch_files
+
+    folder = fetch_files(load_competition(name, home).slug, _data(name, data, home))
+    print(f"{folder}  next: kit check {name}")
+
+
+@app.command()
+def push(
+    name: Bundle,
+    owner: Annotated[
+        str | None, typer.Option(help="A Kaggle user name [default: whose credentials are found].", show_default=False)
+    ] = None,
+    data: Data = None,
+    home: Home = None,
+) -> None:
+    """Store a bundle's datasets on Kaggle, run its notebook there, and compare what it wrote with kit predict."""
+    from kit.offline.manifest import open_bundle
+    from kit.shipping.bundle import find_bundle
+    from kit.shipping.push import push as push_bundle
+
+    folder = find_bundle(name, home)
+    pushed = push_bundle(folder, _data(open_bundle(folder).competition, data, home), owner)
+    print(f"{pushed.kernel} version {pushed.version}  next: kit submit {folder.name}")
+
+
+@app.command()
+def submit(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="BUNDLE|NAME", help="A pushed bundle; a competition with --file.", show_default=False),
+    ],
+    file: Annotated[
+        Path | None, typer.Option("--file", help="A table, where the host takes files.", show_default=False)
+    ] = None,
+    message: Annotated[str | None, typer.Option(help="A description for the host's list.", show_default=False)] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Spend a submission without asking.")] = False,
+    data: Data = None,
+    home: Home = None,
+) -> None:
+    """Submit a pushed notebook, or a file, follow it to its score and write that into LEDGER.tsv."""
+    from kit.offline.places import home_folder, load_competition
+    from kit.shipping.bundle import find_bundle
+    from kit.shipping.submit import submit_bundle, submit_file
+
+    if file is None:
+        submit_bundle(find_bundle(name, home), home_folder(home), message, yes)
+    else:
+        submit_file(load_competition(name, home), _data(name, data, home), file, message, yes)
+
+
+@app.command()
+def doctor(home: Home = None, as_json: AsJson = False) -> None:
+    """Look at credentials (never shown), the kaggle client, device, disk and versions."""
+    from kit.offline.places import home_folder
+    from kit.shipping.doctor import examine
+
+    found = examine(home_folder(home))
+    if as_json:
+        _json({"ok": all(one.ok for one in found), "checks": [vars(one) for one in found]})
+    else:
+        for one in found:
+            print(f"{'ok  ' if one.ok else 'FAIL'}  {one.name}")
+            print("      " + one.message.replace("\n", "\n      "))
+    if not all(one.ok for one in found):
+        raise typer.Exit(1)
 
 
 @app.command()

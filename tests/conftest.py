@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.fake_kaggle import FakeKaggle
+from tests.waiting import Forks
 
 # Two test processes share two cores (pytest-xdist): one thread each. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -59,3 +65,52 @@ def _no_wheel_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
             return name
 
     monkeypatch.setattr("kit.shipping.wheels._downloaded", stand_in)
+
+
+@pytest.fixture(scope="session")
+def _client_stays_here(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Refuse to go on unless the real client, in the environment that tests give it, would ask this machine alone."""
+    from kit.shipping import kaggle_child
+    from kit.shipping.kaggle import ask
+
+    with FakeKaggle() as server, pytest.MonkeyPatch.context() as patch:
+        _settle(patch, server, tmp_path_factory.mktemp("client"))
+        endpoint = ask(kaggle_child.whoami)["endpoint"]
+    if not re.fullmatch(r"http://(localhost|127\.0\.0\.1)(:\d+)?", endpoint):
+        pytest.exit(f"the kaggle client would ask {endpoint}: no test may run with it", 1)
+
+
+def _settle(patch: pytest.MonkeyPatch, server: FakeKaggle, home: Path) -> None:
+    """This process, and the client's with it: at home in an empty folder, with the test user's key and no proxy but
+    the server."""
+    for name in list(os.environ):
+        if name.startswith(("KAGGLE_", "VERBOSE")) or name.lower().endswith("_proxy") or name == "XDG_CONFIG_HOME":
+            patch.delenv(name)
+    for name, value in server.environment(home).items():
+        patch.setenv(name, value)
+    patch.setattr(tempfile, "tempdir", str(home))
+    patch.setenv("KAGGLE_USERNAME", "tester")
+    patch.setenv("KAGGLE_KEY", server.users["tester"])
+
+
+@pytest.fixture(scope="session")
+def _forks() -> Iterator[Forks]:
+    """The process from which the client's are forked."""
+    forks = Forks()
+    yield forks
+    forks.end()
+
+
+@pytest.fixture
+def kaggle_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _client_stays_here: None, _forks: Forks
+) -> Iterator[FakeKaggle]:
+    """A Kaggle on the loopback that the real client is sent to, with a home of its own, polled without pauses."""
+    monkeypatch.setattr("kit.shipping.kaggle.subprocess", _forks)
+    home = tmp_path / "client-home"
+    home.mkdir()
+    monkeypatch.setattr("kit.shipping.kaggle.PAUSE", 0.01)
+    with FakeKaggle() as server:
+        _settle(monkeypatch, server, home)
+        yield server
+    assert server.faults == []

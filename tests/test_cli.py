@@ -91,6 +91,10 @@ def test_help_lists_every_verb_and_each_verb_has_help(kit: Kit) -> None:
         "bundle",
         "notebook",
         "rehearse",
+        "fetch",
+        "push",
+        "submit",
+        "doctor",
         "predict",
         "demo",
     )

@@ -13,6 +13,7 @@ KitError                 base: expected, found, what to do
     LockedError          a run that another process trains
   BundleError            a bundle whose files are not the ones its manifest names
   SubmissionError        a submission the host would refuse
+  KaggleError            what Kaggle refused, or did not answer
 """
 
 from __future__ import annotations
@@ -78,6 +79,18 @@ class BundleError(KitError):
 
 class SubmissionError(KitError):
     """A submission the host would refuse."""
+
+
+class KaggleError(KitError):
+    """What Kaggle refused, or did not answer.
+
+    status: of its HTTP answer, where it gave one. passing: the same call may succeed a little later; whether the call
+    that failed was carried out is not known then.
+    """
+
+    def __init__(self, expected: str, found: str, fix: str, status: int | None = None, passing: bool = False):
+        super().__init__(expected, found, fix)
+        self.status, self.passing = status, passing
 
 
 def examples(items: Iterable[object], most: int = 3) -> str:

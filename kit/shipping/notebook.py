@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from kit.offline.errors import BundleError
 from kit.offline.files import sha256_of, write_json, write_whole
 from kit.offline.manifest import FILE, Manifest, open_bundle
 from kit.offline.predict import competition_in
+from kit.shipping.datasets import datasets_of
 
 TEMPLATE = Path(__file__).parents[2] / "notebooks" / "submit.ipynb"
 
@@ -45,15 +47,9 @@ def render_notebook(bundle: Path, owner: str = "OWNER") -> Path:
         "manifest_sha256": sha256_of(bundle / FILE),
         "file": competition.rules.file,
     }
-    notebook = nbformat.read(TEMPLATE, as_version=4)
-    for cell in notebook.cells:
-        cell.source = _fill(cell.source, filled)
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    nbformat.validate(notebook)
     folder = notebook_folder(bundle)
     folder.mkdir(exist_ok=True)
-    write_whole(folder / metadata["code_file"], (nbformat.writes(notebook) + "\n").encode())
+    write_whole(folder / metadata["code_file"], rendered(TEMPLATE, filled))
     write_json(folder / "kernel-metadata.json", metadata)
     return folder
 
@@ -75,7 +71,7 @@ def kernel_metadata(manifest: Manifest, competition: Competition, owner: str) ->
         "enable_tpu": False,
         "enable_internet": False,
         "machine_shape": rules.accelerator or "",
-        "dataset_sources": [f"{owner}/{manifest.bundle}"],
+        "dataset_sources": [f"{owner}/{each.slug}" for each in datasets_of(manifest)],
         "competition_sources": [manifest.slug],
         "kernel_sources": [],
         "model_sources": [],
@@ -90,6 +86,13 @@ def _score(manifest: Manifest) -> str:
     return "; ".join([text, *manifest.notes])
 
 
-def _fill(text: str, values: dict[str, str]) -> str:
-    """Replace `{name}` of the known names; other braces are code."""
-    return re.sub(r"\{(" + "|".join(values) + r")\}", lambda match: values[match.group(1)], text)
+def rendered(template: Path, values: Mapping[str, str]) -> bytes:
+    """A template with `{name}` of the known names replaced, other braces being code, and without outputs."""
+    notebook = nbformat.read(template, as_version=4)
+    known = re.compile(r"\{(" + "|".join(values) + r")\}")
+    for cell in notebook.cells:
+        cell.source = known.sub(lambda match: values[match.group(1)], cell.source)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.validate(notebook)
+    return (nbformat.writes(notebook) + "\n").encode()

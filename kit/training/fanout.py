@@ -14,6 +14,7 @@ from kit.offline.contract import Competition
 from kit.offline.errors import DataError, Diverged, FoldError, RunError, examples
 from kit.offline.files import sweep
 from kit.offline.frames import checked
+from kit.offline.models import require_weights
 from kit.offline.places import has_module, load_module, missing_files
 from kit.offline.tasks import settings_of, task_from
 from kit.training import checkpoint
@@ -31,7 +32,17 @@ from kit.training.folds import (
 from kit.training.loop import Fold, train_fold
 from kit.training.pseudo import SoftLabels, require_fit, with_soft
 from kit.training.recipe import Recipe
-from kit.training.rundir import ALL, Run, labels_hash, locked, name_of_fold, open_run, summarise
+from kit.training.rundir import (
+    ALL,
+    FORKS,
+    Run,
+    begin_run,
+    labels_hash,
+    locked,
+    name_of_fold,
+    plan_run,
+    summarise,
+)
 from kit.training.track import tracking
 
 SMOKE_ROWS = 64
@@ -93,6 +104,26 @@ def training_frame(competition: Competition, data: Path) -> pd.DataFrame:
     return frame
 
 
+def planned(ground: Ground, name: str, recipe: Recipe) -> Run:
+    """The run that a recipe trains: found, or as it would begin. Nothing is written."""
+    competition = ground.competition.with_task(recipe.task)
+    assert competition.folder is not None, "competitions are loaded from a folder"
+    if recipe.task is not None:  # told now: scores and bundles build it from its settings once the folds are trained
+        task_from(settings_of(recipe.task), load_module(competition.folder, "adapter"))
+    learned = competition.task.learn(ground.frame)
+    labels = labels_hash(competition, ground.frame, ground.data)
+    return plan_run(competition, name, recipe, ground.table, ground.folds_sha256, labels, learned, ground.scheme)
+
+
+def folds_to_train(run: Run, folds: Sequence[int] | None) -> list[int]:
+    """Fold numbers in order, the fit on all rows last; every fold for None. Raises FoldError for one that is not."""
+    count = run.record["folds_of"]
+    wanted = sorted(range(count) if folds is None else set(folds), key=lambda number: (number == ALL, number))
+    if set(wanted) - {ALL, *range(count)}:
+        raise FoldError(f"folds 0 to {count - 1}, or all", str(wanted), "name folds of the frozen table")
+    return wanted
+
+
 def train_run(
     ground: Ground,
     name: str,
@@ -110,15 +141,11 @@ def train_run(
     """
     competition = ground.competition.with_task(recipe.task)
     assert competition.folder is not None, "competitions are loaded from a folder"
-    if recipe.task is not None:  # told now: scores and bundles build it from its settings once the folds are trained
-        task_from(settings_of(recipe.task), load_module(competition.folder, "adapter"))
-    learned = competition.task.learn(ground.frame)
-    labels = labels_hash(competition, ground.frame, ground.data)
-    run = open_run(competition, name, recipe, ground.table, ground.folds_sha256, labels, learned, ground.scheme)
-    count = run.record["folds_of"]
-    wanted = sorted(range(count) if folds is None else set(folds), key=lambda number: (number == ALL, number))
-    if set(wanted) - {ALL, *range(count)}:
-        raise FoldError(f"folds 0 to {count - 1}, or all", str(wanted), "name folds of the frozen table")
+    run = planned(ground, name, recipe)
+    learned, wanted = run.record["learned"], folds_to_train(run, folds)
+    if not run.has_begun and not any(has_module(competition.folder, Path(fork).stem) for fork in FORKS):
+        require_weights(recipe.backbone, recipe.pretrained, home)  # a fork may know other networks
+    begin_run(run, competition, ground.table)
     soft = SoftLabels.load(home / recipe.pseudo) if recipe.pseudo else None
     if soft is not None:
         require_fit(soft, competition, ground.frame, ground.folds_sha256, competition.task.outputs(learned))

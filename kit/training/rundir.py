@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,7 @@ from kit.offline.answers import Part, blend_parts, part_of, scored_rows
 from kit.offline.contract import Competition
 from kit.offline.errors import LockedError, NotFound, RunError, did_you_mean
 from kit.offline.files import sha256_of, write_json, write_whole
-from kit.offline.models import require_weights
-from kit.offline.places import competition_folder, has_module, home_folder, list_competitions, load_module
+from kit.offline.places import competition_folder, home_folder, list_competitions, load_module
 from kit.offline.predictions import Gallery, Predictions, join, load_predictions
 from kit.offline.tasks import Learned, settings_of, task_from
 from kit.training.code import code_hash, function_hash
@@ -41,6 +40,8 @@ FEEDING = ("read", "cut", "combine")
 """Members of the adapter that stand between a file and a prediction."""
 FORKS = ("model.py", "train.py")
 SOURCES = ("adapter.py", "recipes.py", *FORKS)
+SHAPING = ("recipe", "functions", "folds", "learned", "code", "pretrained", "pseudo", "labels")
+"""What shapes a run's result, and so its name."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class Run:
         return (self.fold(number) / "done.json").is_file()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether run.json is written."""
+        return (self.folder / "run.json").is_file()
+
+    @property
     def is_blend(self) -> bool:
         return "members" in self.record
 
@@ -84,7 +90,7 @@ def name_of_fold(number: int) -> str:
     return "all" if number == ALL else str(number)
 
 
-def open_run(
+def plan_run(
     competition: Competition,
     name: str,
     recipe: Recipe,
@@ -94,17 +100,13 @@ def open_run(
     learned: Learned,
     scheme: str | None,
 ) -> Run:
-    """The run of a recipe: found by its hash, or begun. Writes run.json and source/ at once, `learned` with them."""
+    """The run of a recipe: found by its hash, or as it would begin. Nothing is written."""
     assert competition.folder is not None, "competitions are loaded from a folder"
     shaping = {**_shaping(competition.folder, recipe, folds_sha256, learned), "labels": labels_sha256}
-    # A fold may go on with other loader processes: they change no sample.
-    named = {**shaping, "recipe": {**shaping["recipe"], "workers": None}}
-    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+    digest = _hash_of({**shaping, "recipe": _lasting(shaping["recipe"])})
     folder = competition.folder / "runs" / f"{name}-{digest[:6]}"
     if (folder / "run.json").is_file():
         return _same(read_run(folder), digest)
-    if not any(has_module(competition.folder, Path(fork).stem) for fork in FORKS):  # which may know other networks
-        require_weights(recipe.backbone, recipe.pretrained, competition.folder.parent.parent)
     record = {
         "schema": SCHEMA,
         "slug": competition.slug,
@@ -119,12 +121,43 @@ def open_run(
         "task": settings_of(competition.task),
         "columns": list(competition.task.outputs(learned)),
         "git": git_state(competition.folder),
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        "versions": versions(),
         "started": _now(),
     }
-    _keep_source(competition.folder, folder / "source", table)
-    write_json(folder / "run.json", record)
     return Run(folder, record)
+
+
+def begin_run(run: Run, competition: Competition, table: pd.DataFrame) -> None:
+    """Write a planned run's run.json and source/; nothing where it has begun."""
+    assert competition.folder is not None, "competitions are loaded from a folder"
+    if not run.has_begun:
+        _keep_source(competition.folder, run.folder / "source", table)
+        write_json(run.folder / "run.json", run.record)
+
+
+def shaping_hashes(run: Run) -> dict[str, str]:
+    """A hash of each thing that shapes a run's result: where two runs differ, they tell by what."""
+    return {part: _hash_of(_lasting(run.record[part]) if part == "recipe" else run.record[part]) for part in SHAPING}
+
+
+def _lasting(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A plain recipe less its loader processes: a fold may go on with others, they change no sample."""
+    return {**recipe, "workers": None}
+
+
+def _hash_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and the packages that train; None for one that is not installed (Kaggle has several OpenCVs)."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def _shaping(folder: Path, recipe: Recipe, folds_sha256: str, learned: Learned) -> dict[str, Any]:
@@ -145,11 +178,13 @@ def _shaping(folder: Path, recipe: Recipe, folds_sha256: str, learned: Learned) 
 def labels_hash(competition: Competition, frame: pd.DataFrame, data: Path) -> str:
     """SHA-256 of what rows say beside their pixels, whatever their order: labels, numbers beside the image, weights.
 
-    Cells that name a file of `data` count by its place there.
+    Cells that name a file of `data` count by its place there, wherever that is.
     """
     columns = ["sample_id", *competition.task.label_columns, *competition.table, "weight"]
     table = frame.sort_values("sample_id").reindex(columns=list(dict.fromkeys(columns)))
-    text = table.to_csv(index=False, lineterminator="\n").replace(str(data.resolve()), "")
+    text = table.to_csv(index=False, lineterminator="\n")
+    for place in (data.resolve(), data.absolute()):  # which differ where the folder is a link
+        text = text.replace(str(place), "")
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -17,6 +17,7 @@ from kit.offline.contract import Rules
 from kit.offline.errors import BundleError
 from kit.offline.files import sha256_of
 from kit.offline.manifest import open_bundle
+from kit.shipping.datasets import datasets_of
 from kit.shipping.notebook import kernel_metadata, notebook_folder, render_notebook
 from tests.shipping.conftest import World, reseal
 
@@ -88,7 +89,7 @@ def test_every_setting_is_written(world: World, accelerator: str | None) -> None
         "enable_tpu": False,
         "enable_internet": False,
         "machine_shape": accelerator or "",
-        "dataset_sources": [f"someone/{manifest.bundle}"],
+        "dataset_sources": [f"someone/{each.slug}" for each in datasets_of(manifest)],
         "competition_sources": ["coloured-tiles"],
         "kernel_sources": [],
         "model_sources": [],

@@ -120,7 +120,7 @@ def test_a_finished_run_needs_no_weights_and_is_scored_anew(world, monkeypatch):
     """The same command on a finished run asks no hub, and tells the score as the adapter counts it now."""
     run = world.train([0])
     before = run.read("score.json")["pooled"]
-    monkeypatch.setattr("kit.training.rundir.require_weights", lambda *arguments: pytest.fail("weights were asked for"))
+    monkeypatch.setattr("kit.training.fanout.require_weights", lambda *arguments: pytest.fail("weights were asked for"))
     world.edit("return metrics.accuracy(", "return 2 * metrics.accuracy(")
     again = world.train([0])
     assert again.folder == run.folder

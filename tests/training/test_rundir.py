@@ -17,15 +17,26 @@ import pytest
 from kit.offline.errors import LockedError, NotFound, RunError
 from kit.offline.predictions import Predictions
 from kit.training import rundir
-from kit.training.rundir import Run, find_run, labels_hash, list_runs, locked, open_run, parts_of, table_of
+from kit.training.fanout import planned
+from kit.training.rundir import (
+    Run,
+    begin_run,
+    find_run,
+    labels_hash,
+    list_runs,
+    locked,
+    parts_of,
+    shaping_hashes,
+    table_of,
+)
 
 
 def opened(world, name="tiny", **changes):
     """The name of the run that a training would use; nothing is trained."""
-    ground, recipe = world.ground(), world.recipe(**changes)
-    learned = ground.competition.task.learn(ground.frame)
-    labels = labels_hash(ground.competition, ground.frame, ground.data)
-    return open_run(ground.competition, name, recipe, ground.table, ground.folds_sha256, labels, learned, None).name
+    ground = world.ground()
+    run = planned(ground, name, world.recipe(**changes))
+    begin_run(run, ground.competition, ground.table)
+    return run.name
 
 
 def test_the_same_command_skips_what_is_done(world):
@@ -83,8 +94,10 @@ def test_weights_and_numbers_beside_the_image_are_labels_too(world):
     first = labels_hash(competition, frame, ground.data)
     assert labels_hash(competition, frame.assign(age=4), ground.data) != first
     assert labels_hash(competition, frame.assign(weight=2.0), ground.data) != first
-    moved = world.home / "moved"
-    assert labels_hash(competition, frame.assign(colour=f"{moved}/masks/1.png"), moved) == first
+    moved, link = world.home / "moved", world.home / "link"
+    link.symlink_to(ground.data)
+    for place in (moved, link):
+        assert labels_hash(competition, frame.assign(colour=f"{place}/masks/1.png"), place) == first
 
 
 def test_loader_processes_are_no_part_of_a_run(world):
@@ -235,3 +248,21 @@ def test_the_table_of_runs(trained):
     assert row["minutes"] >= 0
     assert empty["folds"] == "0/3"
     assert empty["pooled"] is None
+
+
+def test_a_planned_run_writes_nothing_and_tells_what_shapes_it(world):
+    """It has the name that training will use; two plans differ in the parts that were changed, and in no other."""
+    ground = world.ground()
+    plan = planned(ground, "tiny", world.recipe())
+    assert not plan.has_begun and not (world.folder / "runs").exists()
+    assert opened(world) == plan.name
+    begun = planned(ground, "tiny", world.recipe(workers=2))
+    assert begun.has_begun and shaping_hashes(begun) == shaping_hashes(plan)
+    other = shaping_hashes(planned(ground, "tiny", world.recipe(lr=1e-4)))
+    assert [part for part, digest in other.items() if digest != shaping_hashes(plan)[part]] == ["recipe"]
+
+
+def test_a_package_that_is_not_there_is_recorded_as_such(monkeypatch):
+    """Kaggle's image has several OpenCVs: a missing one is no reason not to train."""
+    monkeypatch.setattr(rundir, "PACKAGES", ("torch", "no-such-package"))
+    assert rundir.versions()["no-such-package"] is None
