@@ -327,13 +327,18 @@ def bundle(
 
 @app.command()
 def notebook(
-    name: Bundle, owner: Annotated[str, typer.Option(help="Your Kaggle user name.")] = "OWNER", home: Home = None
+    name: Bundle,
+    owner: Annotated[str, typer.Option(help="Your Kaggle user name.")] = "OWNER",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Submit no prior first, nor for a row that cannot be predicted.")
+    ] = False,
+    home: Home = None,
 ) -> None:
     """Render the offline submission notebook of a bundle."""
     from kit.shipping.bundle import find_bundle
     from kit.shipping.notebook import render_notebook
 
-    print(render_notebook(find_bundle(name, home), owner))
+    print(render_notebook(find_bundle(name, home), owner, strict))
 
 
 @app.command()
@@ -351,8 +356,6 @@ def rehearse(
     as_json: AsJson = False,
 ) -> None:
     """Run the notebook without a network on the test set and on a hidden-like one, and validate what it writes."""
-    from dataclasses import asdict
-
     from kit.offline.manifest import open_bundle
     from kit.offline.places import home_folder
     from kit.shipping.bundle import find_bundle
@@ -362,7 +365,8 @@ def rehearse(
     found = _data(open_bundle(folder).competition, data, home)
     report = run_rehearsal(folder, found, home_folder(home), rows, limit, _say if as_json else print)
     if as_json:
-        _json(asdict(report))
+        _json(report.to_json())
+    report.require()
 
 
 @app.command()

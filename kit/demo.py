@@ -65,7 +65,7 @@ def walk(home: Path | None = None) -> Path:
         render_notebook(bundle)
     submission = home / "submission.csv"
     with _timed("rehearse", seconds):
-        report = rehearse(bundle, data, home)  # which compares the notebook's file with that of kit predict
+        report = rehearse(bundle, data, home).require()  # which compares the notebook's file with that of kit predict
         shutil.copyfile(report.submission, submission)
     held_back = competition.score(read_table(answers), read_table(submission))
     _tell([*runs, blend], held_back, len(read_table(answers)), seconds)

@@ -24,10 +24,11 @@ from kit.offline.answers import Part, blend_parts, host_tables, part_of, score_o
 from kit.offline.batches import EvaluationSamples, FileSources, evaluation_batches
 from kit.offline.contract import Competition
 from kit.offline.errors import RecipeError
+from kit.offline.forward import predict_samples
 from kit.offline.frames import checked, read_table, units_of
 from kit.offline.pixels import Preparation
 from kit.offline.places import load_module
-from kit.offline.predict import predict_bundle, predict_samples
+from kit.offline.predict import predict_bundle
 from kit.offline.predictions import Gallery, Map, Maps, Predictions
 from kit.shipping.bundle import make_bundle
 from kit.training.ensemble import blend_runs

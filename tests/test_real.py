@@ -48,7 +48,7 @@ def test_sign_digits_from_fork_to_rehearsal(tmp_path: Path) -> None:
     ]
     blend = blend_runs(runs, ground.competition, ground.frame)
     assert blend.read("score.json")["pooled"] > 0.9
-    report = rehearse(make_bundle(blend, ground.competition, tmp_path), signs.DATA, tmp_path, rows=40)
+    report = rehearse(make_bundle(blend, ground.competition, tmp_path), signs.DATA, tmp_path, rows=40).require()
     assert_legal(report, signs.DATA / "sample_submission.csv")
 
 
@@ -65,7 +65,7 @@ def test_spoken_digits_from_fork_to_rehearsal(tmp_path: Path) -> None:
     flattered = spoken.by_speaker(random_run, random_ground.frame).loc["all"]
     assert unheard["accuracy"] > 0.5
     assert unheard["log loss"] > 2 * flattered["log loss"]
-    report = rehearse(make_bundle(run, ground.competition, tmp_path), spoken.DATA, tmp_path, rows=40)
+    report = rehearse(make_bundle(run, ground.competition, tmp_path), spoken.DATA, tmp_path, rows=40).require()
     assert_legal(report, spoken.DATA / "sample_submission.csv")
 
 
@@ -76,5 +76,5 @@ def test_membranes_from_fork_to_rehearsal(tmp_path: Path) -> None:
     run = train_run(ground, "unet", unet, [0, 1], tmp_path)
     found = membrane.what_the_search_adds(run, ground.competition, ground.frame)
     assert found["at 0.5"] > 0.6
-    report = rehearse(make_bundle(run, ground.competition, tmp_path), membrane.DATA, tmp_path, rows=4)
+    report = rehearse(make_bundle(run, ground.competition, tmp_path), membrane.DATA, tmp_path, rows=4).require()
     assert_legal(report, membrane.DATA / "sample_submission.csv")

@@ -13,7 +13,7 @@ import kit
 from kit.offline.answers import validate
 from kit.offline.contract import Competition, Row
 from kit.offline.frames import checked, read_table, units_of
-from kit.shipping.rehearse import stage_hidden
+from kit.shipping.staging import stage_hidden
 from kit.training.folds import make_folds
 from tests.worlds import WORLDS
 

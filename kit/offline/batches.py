@@ -50,19 +50,30 @@ def source_of(row: Row) -> str:
 class FileSources:
     """Sources read from the host's files; the last one is kept, so that tiles in a row read their file once.
 
-    what: the member of the competition that reads, "read" or "read_target".
+    what: the member of the competition that reads, "read" or "read_target". read: gives the source before the cache's
+    step, where others with another such step share the reading.
     """
 
-    def __init__(self, competition: Competition, data: Path, preparation: Preparation, what: str = "read"):
+    def __init__(
+        self,
+        competition: Competition,
+        data: Path,
+        preparation: Preparation,
+        what: str = "read",
+        read: Sources | None = None,
+    ):
         self.competition, self.data, self.preparation, self.what = competition, data, preparation, what
+        self.read = read
         self._last: tuple[str, np.ndarray] | None = None
 
     def __call__(self, row: Row) -> np.ndarray:
         name = source_of(row)
         if self._last is None or self._last[0] != name:
-            array = getattr(self.competition, self.what)(row, self.data, self.preparation.how)
-            self._last = (name, self.preparation.store(array))
+            self._last = (name, self.preparation.store(self.read(row) if self.read else self._read(row)))
         return self._last[1]
+
+    def _read(self, row: Row) -> np.ndarray:
+        return getattr(self.competition, self.what)(row, self.data, self.preparation.how)
 
 
 class EvaluationSamples(Dataset[tuple[int, Tensor, int, int]]):

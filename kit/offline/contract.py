@@ -39,7 +39,8 @@ class Folds:
 class Rules:
     """What the host enforces.
 
-    minutes: the notebook's limit. file: what the host reads. test_rows: size of the hidden test set.
+    minutes: the notebook's limit. file: what the host reads. test_rows: size of the hidden test set. server: of kind
+    "server", the class in the host's files that calls the notebook, as "kaggle_evaluation.<module>.<Class>".
     """
 
     kind: Literal["notebook", "csv", "server"] = "notebook"
@@ -47,6 +48,7 @@ class Rules:
     accelerator: str | None = "NvidiaTeslaT4"
     file: str = "submission.csv"
     test_rows: int | None = None
+    server: str | None = None
 
 
 class Row(dict[str, Any]):
@@ -176,6 +178,17 @@ class Competition:
             rows.reindex(columns=columns).to_csv(out / "test.csv", index=False)
         if self.sample:
             self.constant_submission(units_of(rows), data).to_csv(out / self.sample, index=False)
+
+    def serve_frame(self, data: Path, *batch: Any) -> tuple[pd.DataFrame, Path]:
+        """Where `rules.kind` is "server": rows like test_frame's for one call of the host's gateway, and the folder
+        that their paths start from. batch: what the host hands over."""
+        raise DataError(
+            "a method serve_frame(data, *batch)", type(self).__name__, "write it; see competitions/README.md"
+        )
+
+    def serve_answer(self, table: pd.DataFrame, *batch: Any) -> Any:
+        """What the gateway gets for a batch: default the table of `submission`, a row per unit in the batch's order."""
+        return table
 
     def constant_submission(self, units: pd.DataFrame, data: Path) -> pd.DataFrame:
         """The host's table with one answer, the task's `constant`, for each of `units`; none for no units."""

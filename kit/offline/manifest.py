@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,22 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Remembered:
+    """Training rows that a member held back, and the N x C values it gave them at home, of maps their means."""
+
+    ids: tuple[str, ...]
+    values: list[list[float]]
+
+
+@dataclass(frozen=True)
 class Member:
     """One set of weights.
 
     run, fold: where it comes from; fold -1 was fitted on all rows. weight: its share of the blend. task: settings, as
     `tasks.settings_of`.
     quantiles: C x Q reference distribution of its run's OOF where the blend averages ranks, else None.
-    gallery: file of a retrieval task's gallery.
+    gallery: file of a retrieval task's gallery. prior: the mean of its run's OOF by column, for a row that cannot be
+    predicted; None where a mean says nothing (maps, embeddings). remembered: rows to predict again, if any.
     """
 
     file: str
@@ -56,6 +66,8 @@ class Member:
     golden: Golden
     quantiles: list[list[float]] | None = None
     gallery: str | None = None
+    prior: list[float] | None = None
+    remembered: Remembered | None = None
 
 
 @dataclass(frozen=True)
@@ -89,10 +101,19 @@ class Manifest:
 
 
 def open_bundle(folder: Path, sha256: str | None = None) -> Manifest:
-    """The manifest of a bundle, after every file was compared with it; nothing else is parsed before that.
+    """The manifest of a bundle that is whole in its folder; see `open_mounted`."""
+    return open_mounted(folder, sha256)[0]
 
-    sha256: what the manifest itself must hash to (the notebook carries it). Raises BundleError for a manifest that is
-    missing or changed, and for files that are missing, extra or changed.
+
+def open_mounted(
+    folder: Path, sha256: str | None = None, inputs: Path | None = None
+) -> tuple[Manifest, dict[str, Path]]:
+    """The manifest of a bundle and where each of its files lies, after all were compared with it.
+
+    Nothing else is parsed before that. sha256: what the manifest itself must hash to (the notebook carries it). inputs:
+    the folder below which files are looked for that are not beside the manifest: Kaggle mounts weights as datasets of
+    their own. Raises BundleError for a manifest that is missing or changed, and for files that are missing, extra or
+    changed.
     """
     path = Path(folder) / FILE
     if not path.is_file():
@@ -113,26 +134,34 @@ def open_bundle(folder: Path, sha256: str | None = None) -> Manifest:
                 f"a manifest of schema {SCHEMA}", str(raw["schema"]), "run kit bundle again with this version of kit"
             )
         files = {str(name): (str(entry["sha256"]), int(entry["size"])) for name, entry in raw["files"].items()}
-        verify_files(Path(folder), files)
-        return _manifest(raw)
+        where = verify_files(Path(folder), files, inputs)
+        return _manifest(raw), where
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(
             f"a readable manifest in {path}", f"{type(error).__name__}: {error}", "run kit bundle again"
         ) from None
 
 
-def verify_files(folder: Path, files: Mapping[str, tuple[str, int]]) -> None:
-    """Compare a folder with {name: (sha256, size)}: all or nothing. Raises BundleError naming what differs."""
-    there = {path.name for path in folder.iterdir()} - {FILE, *BESIDE}
-    missing, extra = sorted(set(files) - there), sorted(there - set(files))
+def verify_files(folder: Path, files: Mapping[str, tuple[str, int]], inputs: Path | None = None) -> dict[str, Path]:
+    """Compare files with {name: (sha256, size)}, all or nothing; returns where each lies.
+
+    A file that is not in `folder` is taken from below `inputs`, if given. Raises BundleError naming what differs.
+    """
+    there = {path.name: path for path in folder.iterdir() if path.name not in (FILE, *BESIDE)}
+    for name in set(files) - set(there) if inputs else ():
+        assert inputs is not None
+        path = next((path for path in _below(inputs, name) if path.stat().st_size == files[name][1]), None)
+        if path:
+            there[name] = path
+    missing, extra = sorted(set(files) - set(there)), sorted(set(there) - set(files))
     if missing or extra:
         raise BundleError(
-            f"the {len(files)} files of the manifest in {folder}",
+            f"the {len(files)} files of the manifest in {folder}" + (f" or below {inputs}" if inputs else ""),
             f"missing: {examples(missing)}; extra: {examples(extra)}",
-            "run kit bundle again, or download the dataset again",
+            "attach every dataset of the bundle (see its kernel-metadata.json), or run kit bundle again",
         )
     for name, (sha256, size) in sorted(files.items()):
-        path = folder / name
+        path = there[name]
         if not path.is_file():
             raise BundleError(f"a plain file {path}", "something else", "run kit bundle again")
         found = sha256_of(path) if path.stat().st_size == size else f"{path.stat().st_size} bytes instead of {size}"
@@ -142,6 +171,13 @@ def verify_files(folder: Path, files: Mapping[str, tuple[str, int]]) -> None:
                 found[:40],
                 "the file has changed: run kit bundle again, or download the dataset again",
             )
+    return there
+
+
+def _below(inputs: Path, name: str) -> Iterator[Path]:
+    """Files of that name at most five folders below `inputs`, shallow first; a name holds the hash of its content."""
+    for depth in range(1, 6):
+        yield from (path for path in inputs.glob("*/" * depth + glob.escape(name)) if path.is_file())
 
 
 def _manifest(raw: dict[str, Any]) -> Manifest:
@@ -151,7 +187,13 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
 
 def _member(raw: dict[str, Any]) -> Member:
     golden = Golden(**{**raw["golden"], "shape": tuple(raw["golden"]["shape"])})
-    typed = {"spec": spec_from(raw["spec"]), "preparation": preparation_from(raw["preparation"]), "golden": golden}
+    remembered = raw.get("remembered") and Remembered(tuple(raw["remembered"]["ids"]), raw["remembered"]["values"])
+    typed = {
+        "spec": spec_from(raw["spec"]),
+        "preparation": preparation_from(raw["preparation"]),
+        "golden": golden,
+        "remembered": remembered,
+    }
     return Member(**{**raw, **typed, "views": tuple(raw["views"])})
 
 

@@ -424,19 +424,23 @@ def inference_spec(spec: ModelSpec) -> ModelSpec:
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The named device; else a GPU that passes one operation, else the CPU.
+    """The named device; else a GPU that passes one operation, else the CPU."""
+    return torch.device(name) if name else pick_devices()[0]
+
+
+def pick_devices() -> list[torch.device]:
+    """Every GPU that passes one operation, or the CPU.
 
     A GPU that only reports itself (Kaggle's P100, for which its torch has no kernels) is told on standard error.
     """
-    if name:
-        return torch.device(name)
-    if torch.cuda.is_available():
+    found = []
+    for number in range(torch.cuda.device_count()) if torch.cuda.is_available() else ():
         try:
-            (torch.zeros(1, device="cuda") + 1).item()
-            return torch.device("cuda")
+            (torch.zeros(1, device=f"cuda:{number}") + 1).item()
+            found.append(torch.device("cuda", number))
         except RuntimeError as error:
             print(_unusable(error), file=sys.stderr, flush=True)
-    return torch.device("cpu")
+    return found or [torch.device("cpu")]
 
 
 def _unusable(error: RuntimeError) -> str:

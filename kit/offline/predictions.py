@@ -240,17 +240,34 @@ class Maps:
 
 def write_maps(folder: Path, maps: Iterable[tuple[str, Map]], columns: Sequence[str]) -> Maps:
     """Stream maps into `folder`, which must not be where they come from, and open them as Maps."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "index.json").unlink(missing_ok=True)  # an old index would name the new files
-    index: dict[str, tuple[str, int, int, int]] = {}
+    writer = MapWriter(folder, columns)
     for name, one in maps:
-        file = f"{len(index):06d}.npy"
+        writer.add(name, one)
+    return writer.close()
+
+
+class MapWriter:
+    """Writes maps one by one into a folder; `close` writes the index that names them, last, and opens them."""
+
+    def __init__(self, folder: Path, columns: Sequence[str]):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "index.json").unlink(missing_ok=True)  # an old index would name the new files
+        self.folder, self.columns = folder, list(columns)
+        self.index: dict[str, tuple[str, int, int, int]] = {}
+
+    def add(self, name: str, one: Map) -> None:
+        """Write one map."""
+        file = f"{len(self.index):06d}.npy"
         buffer = io.BytesIO()
         np.save(buffer, np.round(np.clip(one.values, 0, 1) * 255).astype(np.uint8))
-        write_whole(folder / file, buffer.getvalue())
-        index[name] = (file, one.height, one.width, zlib.crc32(buffer.getvalue()))
-    write_whole(folder / "index.json", json.dumps({"columns": list(columns), "maps": index}).encode())
-    return Maps.load(folder)
+        write_whole(self.folder / file, buffer.getvalue())
+        self.index[name] = (file, one.height, one.width, zlib.crc32(buffer.getvalue()))
+
+    def close(self) -> Maps:
+        """Write the index."""
+        content = json.dumps({"columns": self.columns, "maps": self.index})
+        write_whole(self.folder / "index.json", content.encode())
+        return Maps.load(self.folder)
 
 
 def _loader(path: Path, height: int, width: int, checksum: int) -> Callable[[], Map]:

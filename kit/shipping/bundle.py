@@ -16,11 +16,12 @@ import kit
 from kit.offline.contract import Competition
 from kit.offline.errors import BundleError, RunError, did_you_mean
 from kit.offline.files import sha256_of, write_json, write_whole
+from kit.offline.golden import golden_answers
 from kit.offline.manifest import FILE, Golden, Manifest, Member, preparation_from, spec_from
 from kit.offline.models import build_model, load_weights, pick_device
 from kit.offline.places import competition_folder, home_folder
-from kit.offline.predict import golden_answers
 from kit.offline.tasks import settings_of
+from kit.shipping.remembered import prior_of, remembered_of
 from kit.shipping.wheels import carry, pack
 from kit.training.rundir import ALL, Run, competition_of, find_run, name_of_fold, require_same_code
 
@@ -69,7 +70,11 @@ def make_bundle(run: Run, competition: Competition, home: Path, folds: Sequence[
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        members = [_member(share, number, len(wanted), competition, aside) for share in shares for number in wanted]
+        members = [
+            _member(share, number, len(wanted), len(shares) * len(wanted), competition, aside)
+            for share in shares
+            for number in wanted
+        ]
         wheel = write_wheel(aside, competition)
         for package in packages_of(competition, shares):
             carry(aside, package)
@@ -109,7 +114,7 @@ def _shares(run: Run, folder: Path) -> list[Share]:
     return [Share(find_run(folder, member["run"]), member["weight"], member.get("quantiles")) for member in members]
 
 
-def _member(share: Share, number: int, folds: int, competition: Competition, out: Path) -> Member:
+def _member(share: Share, number: int, folds: int, members: int, competition: Competition, out: Path) -> Member:
     """Copy one fold's weights under a name that carries their hash, and note what they answer to the golden inputs."""
     source = share.run.fold(number)
     kept = (share.run.read(f"{source.name}/done.json") or {})["sha256"]
@@ -137,6 +142,8 @@ def _member(share: Share, number: int, folds: int, competition: Competition, out
         golden=Golden(GOLDEN_SEED, GOLDEN_COUNT, tuple(model["input"]["shape"]), model["input"]["dtype"], []),
         quantiles=share.quantiles,
         gallery=gallery,
+        prior=prior_of(share.run, embeds=gallery is not None),
+        remembered=remembered_of(share.run, number, members),
     )
     return replace(
         member, golden=replace(member.golden, answers=_golden(member, competition_of(share.run, competition), out))

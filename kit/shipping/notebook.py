@@ -10,7 +10,6 @@ from typing import Any
 import nbformat
 
 from kit.offline.contract import Competition
-from kit.offline.errors import BundleError
 from kit.offline.files import sha256_of, write_json, write_whole
 from kit.offline.manifest import FILE, Manifest, open_bundle
 from kit.offline.predict import competition_in
@@ -24,21 +23,15 @@ def notebook_folder(bundle: Path) -> Path:
     return bundle.parent / f"{bundle.name}-notebook"
 
 
-def render_notebook(bundle: Path, owner: str = "OWNER") -> Path:
+def render_notebook(bundle: Path, owner: str = "OWNER", strict: bool = False) -> Path:
     """Write `<bundle>-notebook/{submit.ipynb, kernel-metadata.json}` beside the bundle; returns the folder.
 
-    A function of the bundle and the owner: the same bundle gives the same bytes. Raises BundleError for a bundle that
-    is not whole, or a competition that calls the notebook instead of reading a file.
+    strict: the notebook submits no prior, neither first nor for a row. A function of the bundle and these: the same
+    bundle gives the same bytes. Raises BundleError for a bundle that is not whole.
     """
     bundle = Path(bundle).resolve()
     manifest = open_bundle(bundle)
     competition = competition_in(bundle, manifest)
-    if competition.rules.kind == "server":
-        raise BundleError(
-            "a competition that reads a file",
-            f"{manifest.slug} asks a server inside the notebook",
-            "write that notebook by hand around kit.offline.predict; its host publishes an example",
-        )
     metadata = kernel_metadata(manifest, competition, owner)
     filled = {
         "bundle": manifest.bundle,
@@ -46,6 +39,9 @@ def render_notebook(bundle: Path, owner: str = "OWNER") -> Path:
         "score": _score(manifest),
         "manifest_sha256": sha256_of(bundle / FILE),
         "file": competition.rules.file,
+        "verb": "serve" if competition.rules.kind == "server" else "submit",
+        "minutes": str(competition.rules.minutes),
+        "strict": str(strict),
     }
     folder = notebook_folder(bundle)
     folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The rehearsal: the rendered notebook on the given test set and on one it has never seen, without a network.
+"""The rehearsal: the rendered notebook on the given test set and on some it has never seen, without a network.
 
 Both layouts in which Kaggle mounts inputs are walked, each by one of the runs.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,17 +22,21 @@ import numpy as np
 import pandas as pd
 
 import kit
-from kit.offline.answers import scored_rows, solution_of, validate
+from kit.offline.answers import solution_of, validate
 from kit.offline.contract import Competition
-from kit.offline.errors import DataError, KitError, SubmissionError, examples
+from kit.offline.errors import KitError, SubmissionError, examples
 from kit.offline.files import sha256_of, write_json, write_whole
 from kit.offline.frames import checked, read_table, units_of
 from kit.offline.manifest import FILE, Manifest, open_bundle
+from kit.offline.notebook import LOG
 from kit.offline.predict import competition_in
 from kit.offline.predictions import Gallery
 from kit.shipping import sandbox
+from kit.shipping.datasets import datasets_of
+from kit.shipping.estimate import MARGIN, Estimate, Took, estimate
 from kit.shipping.notebook import notebook_folder, render_notebook
 from kit.shipping.predict import as_kit_error, last_line, predict_at_home
+from kit.shipping.staging import spoil, stage_hidden
 from kit.training.fanout import training_frame
 
 Isolation = Literal["auto", "namespaces", "guard"]
@@ -42,8 +46,10 @@ WALLS = {
     "python": "network, inputs and checkout guarded in Python alone (neither namespaces nor seccomp here)",
 }
 PASSED_ON = ("PATH", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+CASES = ("given", "hidden", "spoilt", "empty")
+"""The test set as given; train rows staged as a hidden one; the same with spoilt files and a shuffled sample; none."""
+ERA = {"old": "before 2026", "new": "since 2026"}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-DEFAULT_ROWS = 200
 GRACE = 60
 """Seconds beyond its limit after which a notebook's process is ended from outside."""
 
@@ -59,50 +65,68 @@ class Executed:
 
 
 @dataclass(frozen=True)
-class Walk:
+class Case:
     """One run of the notebook.
 
-    name: given or hidden. layout: old or new. seconds: of the whole run. predict_seconds: of the cell that predicts,
-    imports left out. score: of staged rows, where defined.
+    name: one of CASES. layout: old or new. rows: of the test set; those that were unreadable. seconds: of the whole
+    notebook, and of its predicting alone. fault: None, or what failed and where, in the three lines of a KitError.
+    score: of staged rows, where defined.
     """
 
     name: str
     layout: str
-    rows: int
-    seconds: float
-    predict_seconds: float
-    submission: str
+    rows: int = 0
+    unreadable: int = 0
+    seconds: float = 0.0
+    predicting: float = 0.0
+    megabytes: int = 0
+    submission: str | None = None
     score: float | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
 class Report:
     """What a rehearsal showed. Every field is also in `rehearsal/report.json`.
 
-    oof_score: the run's at home. equal_to_home: the CSV of the given test set is `kit predict`'s, byte for byte.
-    seconds_per_row, minutes_for_hidden: estimates on this machine; the latter where rules.test_rows is set.
+    oof_score: the run's at home. estimate: what the rerun will take, where its rows are known; minutes_allowed and
+    gigabytes_allowed: what it may. fault: why the bundle will not fit, else None.
     """
 
     bundle: str
     folder: str
     manifest_sha256: str
     isolation: str
-    runs: tuple[Walk, ...]
+    cases: tuple[Case, ...]
     oof_score: float | None
-    equal_to_home: bool
-    seconds_per_row: float | None
-    minutes_for_hidden: float | None
-    minutes_allowed: int
+    estimate: Estimate | None
+    minutes_allowed: float
+    gigabytes_allowed: float
+    fault: str | None
     seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether every case passed and the rerun will fit."""
+        return self.fault is None and all(case.fault is None for case in self.cases)
 
     @property
     def submission(self) -> Path:
         """What the notebook wrote for the given test set."""
-        return Path(self.folder) / self.runs[0].submission
+        given = next(case for case in self.cases if case.name == "given")
+        return Path(self.folder) / str(given.submission)
+
+    def require(self) -> Report:
+        """Itself. Raises SubmissionError, the first fault, if there is one."""
+        for fault in (*(case.fault for case in self.cases), self.fault):
+            said = as_kit_error(fault or "")
+            if said:
+                raise SubmissionError(said.expected, said.found, said.fix)
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """Plain types."""
-        return asdict(self)
+        return {**asdict(self), "ok": self.ok}
 
 
 def rehearse(
@@ -113,12 +137,14 @@ def rehearse(
     limit_minutes: float | None = None,
     say: Callable[[str], None] = print,
     isolation: Isolation = "auto",
+    cases: Sequence[str] = CASES,
 ) -> Report:
-    """Run the bundle's notebook on the test set in `data` and on train rows staged as a hidden one; keep what it wrote.
+    """Run the bundle's notebook on the test set in `data` and on hidden ones staged from train rows.
 
-    rows: how many train rows are staged (default 200 or all). limit_minutes: for each run (default: the host's).
-    isolation: "auto" takes namespaces where the system gives them, else the guard. Raises KitError where the notebook
-    fails, is late, writes what the host would refuse, or something else than `predict_at_home`.
+    rows: how many train rows are staged (default 200 or all), and rows of the hidden set that the estimate is for
+    (default: the host's). limit_minutes: for each run and for the estimate (default: the host's). isolation: "auto"
+    takes namespaces where the system gives them, else the guard. What a case fails by is in the report, which
+    `Report.require` raises. Raises KitError for a bundle that is not whole.
     """
     begun = time.monotonic()
     bundle, data, home = Path(bundle).resolve(), Path(data).resolve(), Path(home).resolve()
@@ -129,49 +155,114 @@ def rehearse(
     kept = folder / "rehearsal"
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir()
-    stage = _Stage(bundle, manifest, competition, notebook, kept, (home,), isolation)
-    limit = 60 * (competition.rules.minutes if limit_minutes is None else limit_minutes)
-
-    say(f"given test set, mounted as before 2026: {data}")
-    given, walls = stage.walk("given", "old", data, limit)
-    say(f"  {given.rows} rows in {given.seconds:.1f} s; {WALLS[walls]}")
-    _require_equal(bundle, data, kept / given.submission)
-    say("  submission equal to that of kit predict, byte for byte")
-
+    minutes = competition.rules.minutes if limit_minutes is None else limit_minutes
+    stage = _Stage(bundle, manifest, competition, notebook, kept, (home,), isolation, 60 * minutes)
     frame = training_frame(competition, data)
+    done: list[Case] = []
     with tempfile.TemporaryDirectory(prefix="kit-hidden-") as scratch:
-        hidden_data = Path(scratch).resolve() / "data"
-        chosen = stage_hidden(competition, frame, data, hidden_data, rows)
-        say(f"hidden test set, mounted as since 2026: {len(chosen)} train rows staged as test rows")
-        hidden, _ = stage.walk("hidden", "new", hidden_data, limit)
-        score = _score(bundle, manifest, competition, chosen, kept / hidden.submission)
-    hidden = replace(hidden, score=score)
-    oof = manifest.score.get("pooled")
-    say(f"  {hidden.rows} rows in {hidden.seconds:.1f} s")
-    say(f"  score {_shown(score)}; out of fold {_shown(oof)} (models trained on most staged rows, so theirs flatters)")
-
-    per_row, test_rows = _seconds_per_row(given, hidden), competition.rules.test_rows
-    minutes = None if per_row is None or test_rows is None else per_row * test_rows / 60
-    if per_row is not None:
-        say(f"about {per_row * 1000:.1f} ms a row on this machine")
-    if minutes is not None:
-        verdict = "fits" if minutes <= competition.rules.minutes else "DOES NOT FIT"
-        say(f"{test_rows} hidden rows: about {minutes:.1f} of {competition.rules.minutes} minutes here: {verdict}")
+        for name in cases:
+            case = _case(stage, name, frame, data, Path(scratch).resolve() / name, rows, done)
+            done.append(case)
+            verdict = "ok  " if case.fault is None else "FAIL"
+            say(f"{verdict}  {name}: {case.rows} rows, inputs mounted as {ERA[case.layout]}, {case.seconds:.1f} s")
+            if case.fault:
+                say("      " + case.fault.replace("\n", "\n      "))
+            if case.unreadable:
+                say(f"      {case.unreadable} rows could not be read and got the prior")
+            if case.score is not None:
+                oof = _shown(manifest.score.get("pooled"))
+                say(f"      score {case.score:.5f}; out of fold {oof} (models that trained on most rows flatter)")
+    walls = stage.walls[0] if stage.walls else isolation
+    say(WALLS.get(walls, walls))
+    took = [Took(case.rows, case.seconds, case.predicting, case.megabytes) for case in done if case.fault is None]
+    asked = rows if competition.rules.test_rows is None else competition.rules.test_rows
+    expected = estimate(took, rows or asked or 0) if asked else None
     report = Report(
         bundle=manifest.bundle,
         folder=str(kept),
         manifest_sha256=sha256_of(bundle / FILE),
         isolation=walls,
-        runs=(given, hidden),
-        oof_score=oof,
-        equal_to_home=True,
-        seconds_per_row=per_row,
-        minutes_for_hidden=minutes,
-        minutes_allowed=competition.rules.minutes,
+        cases=tuple(done),
+        oof_score=manifest.score.get("pooled"),
+        estimate=expected,
+        minutes_allowed=minutes,
+        gigabytes_allowed=sandbox.MEMORY / 1e9,
+        fault=_too_much(expected, minutes, say),
         seconds=time.monotonic() - begun,
     )
     write_json(kept / "report.json", report.to_json())
     return report
+
+
+def _case(
+    stage: _Stage, name: str, frame: pd.DataFrame, data: Path, staged: Path, rows: int | None, before: Sequence[Case]
+) -> Case:
+    """Stage one test set and run the notebook on it; its fault is in the case."""
+    try:
+        if name == "given":
+            case = stage.walk(name, "old", data)
+            _require_equal(stage.bundle, data, stage.kept / str(case.submission))
+            return case
+        chosen = stage_hidden(stage.competition, frame, data, staged, 0 if name == "empty" else rows)
+        if name != "spoilt":
+            case = stage.walk(name, "new", staged)
+            if case.unreadable:
+                raise SubmissionError(
+                    f"every one of {case.rows} staged rows to be read",
+                    f"{case.unreadable} got the prior",
+                    f"look at the warnings in {stage.kept / name}.ipynb",
+                )
+            said = stage.kept / str(case.submission)
+            return replace(case, score=_score(stage.bundle, stage.manifest, stage.competition, chosen, said))
+        befell = spoil(stage.competition, staged)
+        case = stage.walk(name, "new", staged)
+        clean = next((one.submission for one in before if one.name == "hidden"), None)
+        if clean:
+            _require_alike(stage.kept / clean, stage.kept / str(case.submission), len(befell), case.rows)
+        return case
+    except KitError as error:
+        layout = "old" if name == "given" else "new"
+        return Case(name, layout, fault=str(error))
+
+
+def _require_alike(clean: Path, spoilt: Path, units: int, rows: int) -> None:
+    """Refuse answers that moved from one id to another when the sample's lines were shuffled and some files spoilt.
+
+    One unit in a hundred may differ by rounding, since the rows meet in other batches.
+    """
+    before, after = (set(path.read_text().splitlines()) for path in (clean, spoilt))
+    numbers = {_rounded(line) for line in before}
+    differing = [line for line in after - before if _rounded(line) not in numbers]
+    borne = (units + 0.01 * rows + 1) * max(1.0, len(before) / max(rows, 1))
+    if len(differing) > borne:
+        raise SubmissionError(
+            f"the answers of all but {units} units as before, with the sample submission in another order",
+            f"{len(differing)} of {len(after)} lines differ: {examples(sorted(differing), 1)}",
+            "match by id in `submission` and `test_frame`, never by position",
+        )
+
+
+def _rounded(line: str) -> str:
+    """A line with its numbers to three places."""
+    return re.sub(r"\d+\.\d+(e-?\d+)?", lambda found: f"{float(found[0]):.3f}", line)
+
+
+def _too_much(expected: Estimate | None, minutes: float, say: Callable[[str], None]) -> str | None:
+    """Say what the rerun will take; the fault if that is more than it may."""
+    if expected is None:
+        say("no estimate of the rerun: name its rows with --rows, or in rules.test_rows of the adapter")
+        return None
+    allowed = sandbox.MEMORY / 1e9
+    line = (
+        f"{expected.rows} hidden rows at {1000 * expected.seconds_per_row:.1f} ms: about {expected.minutes:.1f} of "
+        f"{minutes:.0f} minutes and {expected.gigabytes:.1f} of {allowed:.0f} GB on this machine, "
+        f"with a margin of {MARGIN}"
+    )
+    say(line)
+    if expected.minutes <= minutes and expected.gigabytes <= allowed:
+        return None
+    fix = "bundle fewer folds or views, or smaller networks; --limit MINUTES where Kaggle's accelerator is faster"
+    return str(SubmissionError(f"a rerun within {minutes:.0f} minutes and {allowed:.0f} GB", line, fix))
 
 
 def run_notebook(
@@ -263,7 +354,7 @@ def _interpreter() -> list[Path]:
 
 @dataclass(frozen=True)
 class _Stage:
-    """What both runs share."""
+    """What all cases share. walls: what held each run."""
 
     bundle: Path
     manifest: Manifest
@@ -272,42 +363,98 @@ class _Stage:
     kept: Path
     hidden: tuple[Path, ...]
     isolation: Isolation
+    limit: float
+    walls: list[str] = field(default_factory=list)
 
-    def walk(self, name: str, layout: str, data: Path, limit: float) -> tuple[Walk, str]:
+    def walk(self, name: str, layout: str, data: Path) -> Case:
         """Run the notebook on the test set in `data`, keep what it made, and refuse what the host would."""
-        rules, slug = self.competition.rules, self.manifest.slug
-        places = (
-            {self.manifest.bundle: self.bundle, slug: data}
-            if layout == "old"
-            else {f"datasets/owner/{self.manifest.bundle}": self.bundle, f"competitions/{slug}": data}
-        )
+        rules = self.competition.rules
         with tempfile.TemporaryDirectory(prefix="kit-working-", ignore_cleanup_errors=True) as folder:
+            working, mounts = Path(folder) / "working", Path(folder) / "mounts"
+            working.mkdir()
             executed = run_notebook(
                 self.notebook,
-                places,
-                Path(folder),
-                limit,
+                {
+                    **mounted_as(self.bundle, self.manifest, layout, mounts),
+                    **_data_at(self.manifest.slug, layout, data),
+                },
+                working,
+                self.limit,
                 self.hidden,
                 {"KAGGLE_IS_COMPETITION_RERUN": "1"} if layout == "new" else {},
                 self.isolation,
             )
+            self.walls.append(executed.isolation)
             kept = self.kept / f"{name}.ipynb"
             write_whole(kept, executed.notebook.encode())
             if executed.error is not None:
-                raise failure(f"the {name} test set", kept, *executed.error)
-            written = Path(folder) / rules.file
+                raise failure(f"the {name} test set, {failed_cell(executed.notebook)}", kept, *executed.error)
+            written = working / rules.file
             if not written.is_file():
                 raise SubmissionError(
                     f"{rules.file} in the working folder",
-                    f"there: {examples(sorted(path.name for path in Path(folder).iterdir()))}",
+                    f"there: {examples(sorted(path.name for path in working.iterdir()))}",
                     "write it there from the notebook's last cell",
                 )
             out = self.kept / (rules.file if name == "given" else f"{name}-{rules.file}")
             shutil.copyfile(written, out)
+            log = json.loads((working / LOG).read_text()) if (working / LOG).is_file() else {}
+        if log.get("fault"):
+            raise failure(f"the {name} test set (the rerun would submit the prior)", kept, *log["fault"].split(": ", 1))
+        if log.get("late") or log.get("left_out"):
+            raise SubmissionError(
+                f"the {name} test set within {self.limit / 60:.0f} minutes",
+                "; ".join(log["left_out"]),
+                "bundle fewer folds or views, or smaller networks",
+            )
         frame = checked(self.competition.test_frame(data), "test_frame")
         validate(self.competition, frame, data, read_table(out))
-        predicting = _seconds_of_cell(executed.notebook, "predict") or executed.seconds
-        return Walk(name, layout, len(frame), executed.seconds, predicting, out.name), executed.isolation
+        steps = log.get("seconds", {})
+        begun = max((value for step, value in steps.items() if step not in ("predicted", "written")), default=0.0)
+        predicting = steps["predicted"] - begun if "predicted" in steps else executed.seconds
+        return Case(
+            name,
+            layout,
+            len(frame),
+            len(log.get("unreadable", {})),
+            executed.seconds,
+            predicting,
+            log.get("peak_memory_mb", 0),
+            out.name,
+        )
+
+
+def mounted_as(bundle: Path, manifest: Manifest, layout: str, scratch: Path) -> dict[str, Path]:
+    """Place below /kaggle/input -> folder, as Kaggle mounts the datasets of a pushed bundle: weights apart."""
+    owner = "" if layout == "old" else "datasets/owner/"
+    mounts = {}
+    for dataset in datasets_of(manifest):
+        folder = scratch / dataset.slug
+        folder.mkdir(parents=True)
+        for name in dataset.files:
+            _link(bundle / name, folder / name)
+        mounts[owner + dataset.slug] = folder
+    return mounts
+
+
+def _data_at(slug: str, layout: str, data: Path) -> dict[str, Path]:
+    return {slug if layout == "old" else f"competitions/{slug}": data}
+
+
+def _link(source: Path, place: Path) -> None:
+    try:
+        place.hardlink_to(source)
+    except OSError:  # another file system
+        shutil.copyfile(source, place)
+
+
+def failed_cell(notebook: str) -> str:
+    """Which code cell of an executed notebook failed first, by number and first line."""
+    cells = [cell for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "code"]
+    for number, cell in enumerate(cells, 1):
+        if any(output["output_type"] == "error" for output in cell["outputs"]):
+            return f"cell {number} ({''.join(cell['source']).strip().splitlines()[0][:60]})"
+    return "no cell"
 
 
 def failure(where: str, notebook: Path, name: str, message: str) -> SubmissionError:
@@ -329,37 +476,6 @@ def _current_notebook(bundle: Path, folder: Path) -> str:
     if not path.is_file() or sha256_of(bundle / FILE) not in path.read_text():
         render_notebook(bundle)
     return path.read_text()
-
-
-def stage_hidden(
-    competition: Competition, frame: pd.DataFrame, data: Path, out: Path, rows: int | None = None
-) -> pd.DataFrame:
-    """Write about `rows` scored train rows, whole units drawn by chance, as a test set into `out`; returns those rows.
-
-    Raises DataError where the adapter then sees other units than were staged.
-    """
-    scored = scored_rows(frame)
-    units = np.random.RandomState(0).permutation(scored["unit_id"].unique())
-    sizes = scored["unit_id"].value_counts().loc[units].cumsum()
-    wanted = min(DEFAULT_ROWS, len(scored)) if rows is None else rows
-    taken = units[: int((sizes.to_numpy() < wanted).sum()) + 1] if wanted else units[:0]
-    order = {unit: at for at, unit in enumerate(taken)}
-    chosen = scored[scored["unit_id"].isin(order)]
-    chosen = chosen.iloc[np.argsort(chosen["unit_id"].map(order).to_numpy(), kind="stable")].reset_index(drop=True)
-    out.mkdir(parents=True)
-    competition.stage_test(chosen, data, out)
-    try:
-        seen = set(checked(competition.test_frame(out), "test_frame")["unit_id"])
-        found = f"missing: {examples(sorted(set(order) - seen))}; extra: {examples(sorted(seen - set(order)))}"
-    except KitError as error:  # where the host shows no test row, the default stage_test knows no folder for them
-        seen, found = {""}, f"{error.expected}: {error.found}"
-    if seen != set(order):
-        raise DataError(
-            f"test_frame to find the {len(order)} units that stage_test wrote",
-            found,
-            "override stage_test in the adapter, so that it writes what test_frame reads",
-        )
-    return chosen
 
 
 def _require_equal(bundle: Path, data: Path, submission: Path) -> None:
@@ -393,30 +509,6 @@ def _score(
             said[column] = pd.to_numeric(said[column])
     value = float(competition.score(solution, said))
     return value if np.isfinite(value) else None
-
-
-def _seconds_of_cell(notebook: str, name: str) -> float | None:
-    """How long a cell of an executed notebook took, by its id; None where it was not timed."""
-    for cell in json.loads(notebook)["cells"]:
-        times = cell["metadata"].get("execution", {})
-        if cell.get("id") == name and {"iopub.execute_input", "shell.execute_reply"} <= set(times):
-            first, last = (datetime.fromisoformat(times[key]) for key in ("iopub.execute_input", "shell.execute_reply"))
-            return (last - first).total_seconds()
-    return None
-
-
-def _seconds_per_row(given: Walk, hidden: Walk) -> float | None:
-    """From the difference of the two runs where they differ by enough rows to tell, else the larger run's mean.
-
-    The mean counts the loading of the models as the rows', so for small runs it says too much rather than too little.
-    """
-    few, many = sorted((given, hidden), key=lambda walk: walk.rows)
-    if many.rows == 0:
-        return None
-    more = many.predict_seconds - few.predict_seconds
-    if many.rows - few.rows >= 100 and more > 0:
-        return more / (many.rows - few.rows)
-    return many.predict_seconds / many.rows
 
 
 def _shown(score: float | None) -> str:

@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import platform
+import resource
 import signal
 import socket
 import struct
@@ -28,6 +29,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+MEMORY, CORES = 30 << 30, 4
+"""What a session on Kaggle has: bytes of memory, and cores."""
 NEWNS, NEWUSER, NEWNET = 0x00020000, 0x10000000, 0x40000000
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_UNBINDABLE = 1, 32, 4096, 16384, 1 << 18, 1 << 17
 MS_RELATIME, ST_RELATIME = 1 << 21, 4096
@@ -281,11 +284,21 @@ def _execute(job: Mapping[str, Any], temporary: Path) -> dict[str, Any]:
     return {"notebook": nbformat.writes(notebook), "error": error, "seconds": time.monotonic() - begun}
 
 
+def limit_resources() -> None:
+    """Kaggle's memory and cores, at most: private memory, since address space counts what is only reserved."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    most = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+
+
 def main(job_file: str, result_file: str) -> int:
     """Read the job, raise the walls, run the notebook, write the result; {"refused": why} without namespaces."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     job = json.loads(Path(job_file).read_text())
     scratch = Path(job_file).parent
+    limit_resources()
     (scratch / "tmp").mkdir(exist_ok=True)
     with Path(result_file).open("w") as result:  # opened now: behind the walls there is no such path
         if job["namespaces"]:

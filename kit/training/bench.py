@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from kit.offline.batches import EvaluationSamples, evaluation_batches, to_device
 from kit.offline.columns import table_of
+from kit.offline.forward import forward
 from kit.offline.models import build_model, pick_device
-from kit.offline.predict import forward
 from kit.training.fanout import Ground
 from kit.training.folds import split
 from kit.training.loop import Fold, channels_last, predict, set_up, train_fold, training_loader

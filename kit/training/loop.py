@@ -37,6 +37,7 @@ from kit.offline.columns import learn_columns, table_of, table_width
 from kit.offline.contract import Competition
 from kit.offline.errors import Diverged, RecipeError, RunError
 from kit.offline.files import sha256_of, write_json, write_whole
+from kit.offline.forward import predict_samples
 from kit.offline.loading import load
 from kit.offline.models import (
     ModelSpec,
@@ -50,7 +51,6 @@ from kit.offline.models import (
 )
 from kit.offline.pixels import Preparation
 from kit.offline.places import has_module
-from kit.offline.predict import predict_samples
 from kit.offline.predictions import Gallery, Maps, Predictions
 from kit.offline.tasks import Learned, trained_task
 from kit.training import checkpoint, stop

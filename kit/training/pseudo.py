@@ -20,11 +20,11 @@ from kit.offline.batches import EvaluationSamples, FileSources, evaluation_batch
 from kit.offline.contract import Competition
 from kit.offline.errors import DataError, FoldError, NotFound, RecipeError, examples
 from kit.offline.files import write_whole
+from kit.offline.forward import by_source, predict_samples
 from kit.offline.frames import checked, read_table
 from kit.offline.manifest import preparation_from, spec_from
 from kit.offline.models import build_model, load_weights, pick_device
 from kit.offline.places import missing_files
-from kit.offline.predict import by_source, predict_samples
 from kit.offline.predictions import Predictions
 from kit.training.rundir import Run, competition_of
 

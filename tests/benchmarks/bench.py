@@ -112,7 +112,7 @@ def bench_signs() -> dict[str, Any]:
         competition = load_competition("signs", home)
         ground = open_ground(competition, DATA)
         run = train_run(ground, "resnet", find_recipe(folder, "resnet"), home=home)
-        report = rehearse(make_bundle(run, competition, home), DATA, home)
+        report = rehearse(make_bundle(run, competition, home), DATA, home).require()
         accuracy, low, high = interval_by_groups(run, ground.frame)
         folds = [run.read(f"fold{number}/done.json") for number in run.folds]
         return {

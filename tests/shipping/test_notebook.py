@@ -57,12 +57,12 @@ def test_the_notebook_is_valid_and_holds_nothing_of_home(bundle: Path) -> None:
     nbformat.validate(notebook)
     text = (folder / "submit.ipynb").read_text()
     assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if "outputs" in cell)
-    assert not re.search(r"\{(bundle|slug|score|manifest_sha256|file)\}", text)
+    assert not re.search(r"\{(bundle|slug|score|manifest_sha256|file|verb|minutes|strict)\}", text)
     assert set(re.findall(r"(?<![\w\"/}])/[a-z]\w*(?:/\w+)*", text)) <= {"/kaggle/input"}
     assert str(Path.home()) not in text and str(bundle.parent) not in text
     assert sha256_of(bundle / "manifest.json") in text
     lines = [line for code in code_of(folder) for line in code.splitlines() if line.strip()]
-    assert len(lines) <= 30
+    assert len(lines) <= 33
 
 
 def test_the_head_tells_the_score_and_which_folds(world: World) -> None:
@@ -107,25 +107,25 @@ def test_the_title_is_its_own_slug(world: World) -> None:
     assert 5 <= len(metadata["title"]) <= 50
 
 
-def test_the_rules_come_from_the_bundle_and_a_server_is_refused(bundle: Path) -> None:
-    """The adapter in the wheel speaks, not the checkout's; no notebook for a host that asks a server."""
+def test_the_rules_come_from_the_bundle(bundle: Path) -> None:
+    """The adapter in the wheel speaks, not the checkout's: of the file, the minutes, and of who asks whom."""
     manifest = open_bundle(bundle)
     code = (
         "from kit import Competition, Multiclass, Rules\n"
         "class Adapter(Competition):\n    slug = 'coloured-tiles'\n    task = Multiclass('kind')\n"
-        "    rules = Rules(kind='server')\n"
+        "    rules = Rules(kind='server', file='answers.parquet', minutes=77)\n"
     )
     reseal(bundle, {f"competitions/{manifest.competition}/adapter.py": code})
-    with pytest.raises(BundleError, match="server"):
-        render_notebook(bundle)
-    code = code.replace("kind='server'", "file='answers.csv', accelerator=None")
+    cells = code_of(render_notebook(bundle, strict=True))
+    assert cells[2] == ('table = serve(bundle, MANIFEST, "answers.parquet", minutes=77, strict=True, begun=BEGUN)')
+    code = code.replace("kind='server', file='answers.parquet'", "file='answers.csv', accelerator=None")
     reseal(bundle, {f"competitions/{manifest.competition}/adapter.py": code})
     folder = render_notebook(bundle)
-    assert '"answers.csv"' in code_of(folder)[2]
+    assert code_of(folder)[2].startswith('table = submit(bundle, MANIFEST, "answers.csv", minutes=77, strict=False')
     assert '"enable_gpu": false' in (folder / "kernel-metadata.json").read_text()
 
 
-@pytest.mark.parametrize("place", ["{name}", "datasets/owner/{name}", "renamed/{name}", "elsewhere"])
+@pytest.mark.parametrize("place", ["{name}", "datasets/owner/{name}", "renamed/{name}", "elsewhere", "a/b/c/{name}"])
 def test_the_bundle_is_found_by_its_manifest_wherever_it_is_mounted(
     bundle: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

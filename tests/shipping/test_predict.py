@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 import torch
 
+from kit.offline.ensemble import predict_rows
 from kit.offline.errors import BundleError, ImageError, KitError, NotFound
 from kit.offline.frames import checked
 from kit.offline.manifest import open_bundle
 from kit.offline.places import load_adapter
-from kit.offline.predict import predict_member
+from kit.offline.predict import seat_members
 from kit.offline.predictions import Predictions, load_predictions
 from kit.shipping.bundle import make_bundle
 from kit.shipping.predict import as_kit_error, predict_at_home
@@ -36,14 +37,14 @@ def test_a_member_says_of_its_held_out_rows_what_it_said_in_training(world: Worl
     competition = load_adapter(bundle / manifest.wheel / "competitions" / "tiles")
     frame = checked(competition.test_frame(staged), "test_frame")
     assert set(frame["sample_id"]) == set(rows["sample_id"]) and len(rows) == 20
-    part = predict_member(
-        bundle, manifest, manifest.members[0], competition, frame, staged, torch.device("cpu"), tmp_path
-    )
+    files = {name: bundle / name for name in manifest.files}
+    seated = seat_members(manifest, competition, files, [torch.device("cpu")])
+    said = predict_rows(seated, frame, staged, tmp_path).predictions[0]
     stored = load_predictions(world.run.fold(fold) / "oof")
-    assert isinstance(part.predictions, Predictions) and isinstance(stored, Predictions)
+    assert isinstance(said, Predictions) and isinstance(stored, Predictions)
     ids = rows["sample_id"].tolist()
-    assert part.predictions.columns == stored.columns
-    np.testing.assert_allclose(part.predictions.align(ids).values, stored.align(ids).values, rtol=0, atol=1e-5)
+    assert said.columns == stored.columns
+    np.testing.assert_allclose(said.align(ids).values, stored.align(ids).values, rtol=0, atol=1e-5)
     assert stored.values.std() > 1e-3  # and they are not all the same
 
 
