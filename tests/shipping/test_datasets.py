@@ -53,8 +53,10 @@ def test_a_dataset_is_made_private_and_holds_the_files(kaggle_server: FakeKaggle
     assert [path.name for path in files["manifest.json"].parent.parent.iterdir()] == ["toy"]
 
 
-def test_nothing_is_uploaded_twice(kaggle_server: FakeKaggle, files: dict[str, Path]) -> None:
+@pytest.mark.parametrize("wraps", [False, True], ids=["plain", "zipped"])
+def test_nothing_is_uploaded_twice(kaggle_server: FakeKaggle, files: dict[str, Path], wraps: bool) -> None:
     """The second time Kaggle is asked, and sent nothing."""
+    kaggle_server.wraps = wraps
     put(files)
     before = len(kaggle_server.called("StartBlobUpload"))
     assert put(files) == 1
@@ -137,6 +139,15 @@ def test_processing_is_waited_for(kaggle_server: FakeKaggle, files: dict[str, Pa
     kaggle_server.datasets["tester", SLUG].versions[-1].polls = 2
     files["manifest.json"].write_text("[]")
     assert put(files) == 2
+
+
+def test_a_version_that_is_seen_late_is_waited_for(kaggle_server: FakeKaggle, files: dict[str, Path]) -> None:
+    """READY of the version before is not taken for that of the one just sent."""
+    put(files)
+    kaggle_server.lag = 3
+    files["manifest.json"].write_text("[]")
+    assert put(files) == 2
+    assert len(stored(kaggle_server)) == 2
 
 
 def test_waiting_ends(kaggle_server: FakeKaggle, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
