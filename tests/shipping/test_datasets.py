@@ -78,15 +78,15 @@ def test_changed_content_of_the_same_size_and_time_is_sent_anew(
 ) -> None:
     """An upload that broke off is known to the client by path, size and time; the bytes on Kaggle are the new ones."""
     path = files["fold0-1a2b3c4d.safetensors"]
+    one = {path.name: path}
     clock = path.stat().st_mtime
-    kaggle_server.trouble["PUT"] += [Trouble(500)] * 3
+    kaggle_server.trouble["PUT"] += [Trouble(500, keep=5000)]
     with pytest.raises(KaggleError, match="Upload unsuccessful"):
-        put(files)
+        store("tester", SLUG, one, say=lambda line: None)
     path.write_bytes(path.read_bytes()[::-1])
     os.utime(path, (clock, clock))
-    kaggle_server.trouble["PUT"].clear()
-    put(files)
-    assert stored(kaggle_server) == [contents(files)]
+    store("tester", SLUG, one, say=lambda line: None)
+    assert stored(kaggle_server) == [contents(one)]
 
 
 @pytest.mark.parametrize(
