@@ -114,7 +114,7 @@ def test_a_bundle_goes_from_home_to_a_score(server: FakeKaggle, kit: Kit, world:
     server.busy = 1
     pushed = kit("push", name)
     assert pushed.startswith("0 "), pushed
-    assert f"next: kit submit {name}" in pushed and "compared with kit predict" in pushed
+    assert f"next: kit submit {name}" in pushed and "equal, byte for byte, compared with kit predict" in pushed
     assert "nothing to do" in kit("push", name)
 
     assert "nothing was spent" in kit("submit", name)
