@@ -72,7 +72,8 @@ def ask(operation: Callable[..., Any], **arguments: Any) -> Any:
 
 def wait(attempt: int) -> None:
     """Sleep before another try: PAUSE, doubled for each attempt before, up to LONGEST, give or take a quarter."""
-    time.sleep(min(PAUSE * 2**attempt, LONGEST) * random.uniform(0.75, 1.25))  # noqa: S311 - not for secrets
+    pause = min(PAUSE * 2 ** min(attempt, 10), LONGEST)  # a thousand doublings are no float
+    time.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - not for secrets
 
 
 def poll(
