@@ -130,6 +130,19 @@ def test_after_an_error_kaggle_is_asked_before_it_is_sent_again(
     assert len(kaggle_server.called(method)) == (1 if after else 2)
 
 
+def test_the_last_try_counts(
+    kaggle_server: FakeKaggle, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What succeeds at last is looked at as at first; what fails so often is told."""
+    monkeypatch.setattr(datasets, "TRIES", 2)
+    kaggle_server.trouble["CreateDataset"] += [Trouble(500)]
+    assert put(files) == 1
+    files["manifest.json"].write_text("[]")
+    kaggle_server.trouble["CreateDatasetVersion"] += [Trouble(500)] * 2
+    with pytest.raises(KaggleError, match="HTTP 500"):
+        put(files)
+
+
 def test_processing_is_waited_for(kaggle_server: FakeKaggle, files: dict[str, Path]) -> None:
     """A slow READY, and a version that is still in the works when the next is due."""
     kaggle_server.dataset_polls = 3
