@@ -61,12 +61,15 @@ class Version:
 
 @dataclass
 class Dataset:
+    """late: questions for the status that are still answered for the version before."""
+
     owner: str
     slug: str
     title: str
     licence: str
     private: bool
     versions: list[Version] = field(default_factory=list)
+    late: int = 0
 
 
 @dataclass
@@ -139,11 +142,12 @@ class FakeKaggle:
     """The server and its state. Use as a context manager.
 
     users: name -> key. tokens: token -> name. dataset_polls, kernel_polls, submission_polls: how long things take.
-    page: rows of a list at once, at most. busy: pushes to a GPU that still find every slot taken. quota: bytes of
-    private datasets. gpu_seconds_used: out of 30 hours. refused: sources that Kaggle calls invalid although they exist.
-    run: makes what a pushed notebook leaves; called at the first question for its status that is not answered with
-    QUEUED. grade: of a submitted file, the public score and an error. trouble: by method (or PUT, GET), what goes wrong
-    with the next calls, in order.
+    page: rows of a list at once, at most. lag: questions for its status that do not see a new version of a dataset yet.
+    wraps: single files are served as zip archives, as large ones are. busy: pushes to a GPU that find every slot taken.
+    quota: bytes of private datasets. gpu_seconds_used: out of 30 hours. refused: sources that Kaggle calls invalid
+    although they exist. run: makes what a pushed notebook leaves; called at the first question for its status that is
+    not answered with QUEUED. grade: of a submitted file, the public score and an error. trouble: by method (or PUT,
+    GET), what goes wrong with the next calls, in order.
     """
 
     def __init__(self) -> None:
@@ -155,7 +159,7 @@ class FakeKaggle:
         self.submissions: list[Submission] = []
         self.blobs: dict[str, Blob] = {}
         self.dataset_polls = self.kernel_polls = self.submission_polls = 1
-        self.page = 100
+        self.page, self.lag, self.wraps = 100, 0, False
         self.busy = 0
         self.quota = 10**9
         self.gpu_seconds_used = 3600
@@ -297,7 +301,11 @@ class FakeKaggle:
         return {"token": token, "createUrl": f"http://localhost/upload/{token}?upload_id=5ecre7"}
 
     def GetDatasetStatus(self, user: str, body: dict[str, Any]) -> Any:
-        version = self._dataset(user, body).versions[-1]
+        one = self._dataset(user, body)
+        if one.late:
+            one.late -= 1
+            return {"status": one.versions[-2].end}
+        version = one.versions[-1]
         if version.polls:
             version.polls -= 1
             return {"status": PROCESSING}
@@ -305,7 +313,8 @@ class FakeKaggle:
 
     def GetDataset(self, user: str, body: dict[str, Any]) -> Any:
         one = self._dataset(user, body)
-        ready = [at for at, version in enumerate(one.versions, 1) if not version.polls]
+        seen = one.versions[:-1] if one.late else one.versions
+        ready = [at for at, version in enumerate(seen, 1) if not version.polls]
         return {
             "ref": f"{one.owner}/{one.slug}",
             "title": one.title,
@@ -340,7 +349,8 @@ class FakeKaggle:
             return self._link(f"{one.slug}.zip", zipped(version.files))
         if body["fileName"] not in version.files:
             raise Refused(404, "Not found")
-        return self._link(body["fileName"], version.files[body["fileName"]])
+        name, content = body["fileName"], version.files[body["fileName"]]
+        return self._link(f"{name}.zip", zipped({name: content})) if self.wraps else self._link(name, content)
 
     def SaveKernel(self, user: str, body: dict[str, Any]) -> Any:
         owner, slug = body["slug"].split("/")
@@ -441,6 +451,7 @@ class FakeKaggle:
         stored = {name: content for blob in blobs for name, content in _unpacked(blob.name, blob.content).items()}
         used = sum(len(content) for content in stored.values())
         bad = used > self.quota or any(mark in blob.name for blob in blobs for mark in "@&")
+        one.late = self.lag if one.versions else 0
         one.versions.append(Version(stored, notes, self.dataset_polls, "FAILED" if bad else "READY"))
         url = f"https://www.kaggle.com/datasets/{one.owner}/{one.slug}"
         return {"ref": f"/{one.owner}/{one.slug}", "url": url, "status": "Ok", "error": "", "invalidTags": []}

@@ -83,6 +83,25 @@ def test_training_does_not_know_who_uses_it(path):
         assert not within(name, "kit.shipping", "kit.judging", "kit.cli"), f"{name_of(path)} imports {name}"
 
 
+@pytest.mark.parametrize("path", [path for path in KIT if path.parent.name == "judging"], ids=name_of)
+def test_judging_does_not_know_kaggle(path):
+    """kit.judging imports neither shipping nor the command line."""
+    for name in imports(ast.parse(path.read_text()), path):
+        assert not within(name, "kit.shipping", "kit.cli"), f"{name_of(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_the_client_is_imported_in_its_own_process_alone(path):
+    """kaggle_child.py, which is run and imports nothing of the kit; importing kaggle talks to Kaggle."""
+    for name in imports(ast.parse(path.read_text()), path):
+        if path.name == "kaggle_child.py":
+            assert not within(name, "kit")
+        else:
+            assert not within(name, "kaggle", "kagglesdk"), f"{name_of(path)} imports {name}"
+    if path.name == "kaggle_child.py":
+        assert all(name.partition(".")[0] in sys.stdlib_module_names for name in at_module_level(path))
+
+
 @pytest.mark.parametrize("path", CODE, ids=name_of)
 def test_nothing_imports_the_command_line(path):
     """kit.cli sits on top; and kit reaches competitions by path alone."""

@@ -15,18 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = (
-    *("bleach", "dateutil.relativedelta", "google.protobuf.field_mask_pb2", "kagglesdk", "packaging.version"),
-    *("requests", "slugify", "tqdm", "urllib3", "jupytext", "dotenv", "csv", "zipfile", "tarfile", "runpy", "json"),
-)
+LIBRARIES = ("bleach", "google.protobuf.field_mask_pb2", "packaging.version", "requests", "slugify", "tqdm", "urllib3")
 WAITING = """
 import importlib, json, os, pkgutil, runpy, sys
 import kagglesdk
 for name in {libraries!r}:
-    try:
-        importlib.import_module(name)
-    except ImportError:
-        pass
+    importlib.import_module(name)
 for module in pkgutil.walk_packages(kagglesdk.__path__, "kagglesdk."):
     if ".types." in module.name or ".services." in module.name:
         importlib.import_module(module.name)

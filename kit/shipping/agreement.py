@@ -46,7 +46,10 @@ def require_agreement(at_home: Path, there: Path) -> str:
     return f"{told} by more than rounding" if different else "equal but for rounding"
 
 
-SAME = "is the test set at home the one on Kaggle? Else kit rehearse, and look into log.txt beside the table"
+SAME = (
+    "is the test set at home the one on Kaggle? Else kit rehearse, and look into log.txt beside the table; "
+    "--data with a folder that is not there leaves the comparison out"
+)
 
 
 def _agree(ours: pd.Series, theirs: pd.Series) -> np.ndarray:

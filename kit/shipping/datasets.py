@@ -81,8 +81,8 @@ def store(
     _require_names(slug, files)
     url = f"https://www.kaggle.com/datasets/{owner}/{slug}"
     size = sum(path.stat().st_size for path in files.values())
-    uploaded = False
-    for attempt in range(TRIES):
+    uploaded, failures = False, 0
+    while True:
         there = _settled(owner, slug, url, say)
         differs = None if there is None else _difference(owner, slug, files, proof, there)
         if there is not None and differs is None:
@@ -94,14 +94,14 @@ def store(
         try:
             _upload(owner, slug, files, notes, new=there is None)
         except KaggleError as error:
-            if not error.passing or attempt == TRIES - 1:
+            failures += 1
+            if not error.passing or failures == TRIES:
                 raise
             say(f"  {error.found}: asking Kaggle what became of it")
-            wait(attempt)
+            wait(failures)
         else:
             uploaded = True
             _await_version(owner, slug, 1 if there is None else there["version"] + 1, url, say)
-    raise AssertionError("the last try returns or raises")
 
 
 def look(owner: str, slug: str) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kit.offline.errors import KitError
 from kit.shipping import kaggle_child
-from kit.shipping.kaggle import ask
+from kit.shipping.kaggle import ask, call
 from kit.shipping.redact import credential_files
 
 CLIENT = "2.2.5"
@@ -43,6 +43,7 @@ def examine(home: Path) -> list[Finding]:
     looks: dict[str, Callable[[], Finding]] = {
         "client": _client,
         "credentials": _credentials,
+        "answer": _answer,
         "device": _device,
         "disk": lambda: _disk(home),
         "versions": _versions,
@@ -98,6 +99,13 @@ def _credentials() -> Finding:
         if path.is_file() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             lines.append(f"others may read it: chmod 600 {path}")
     return Finding("credentials", True, "\n".join(lines))
+
+
+def _answer() -> Finding:
+    """A key is only as good as Kaggle says it is, and a question is the one way to hear that."""
+    gpu = call(kaggle_child.quota)
+    told = f"Kaggle answers: {gpu['used'] / 3600:.1f} of {gpu['allowed'] / 3600:.1f} GPU hours used this week"
+    return Finding("answer", True, told)
 
 
 def _device() -> Finding:

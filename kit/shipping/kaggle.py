@@ -21,7 +21,7 @@ from typing import Any
 
 from kit.offline.errors import KaggleError, KitError
 from kit.shipping import kaggle_child
-from kit.shipping.redact import redact
+from kit.shipping.redact import redact, redactor
 
 TRIES = 6
 PAUSE = 2.0
@@ -72,7 +72,8 @@ def ask(operation: Callable[..., Any], **arguments: Any) -> Any:
 
 def wait(attempt: int) -> None:
     """Sleep before another try: PAUSE, doubled for each attempt before, up to LONGEST, give or take a quarter."""
-    time.sleep(min(PAUSE * 2**attempt, LONGEST) * random.uniform(0.75, 1.25))  # noqa: S311 - not for secrets
+    pause = min(PAUSE * 2 ** min(attempt, 10), LONGEST)  # a thousand doublings are no float
+    time.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - not for secrets
 
 
 def poll(
@@ -129,9 +130,12 @@ def environment() -> dict[str, str]:
 
 
 def _run(command: list[str]) -> list[str]:
-    """Run the client's process to its end; returns what it said, line by line, without secrets."""
+    """Run the client's process to its end; returns what it said, line by line, without secrets.
+
+    Progress bars are shown on a terminal, and left out of what is returned.
+    """
     said: list[str] = []
-    shows_progress = sys.stderr.isatty()
+    clean, terminal = redactor(), sys.stderr.isatty()
     with subprocess.Popen(
         command,
         env=environment(),
@@ -145,9 +149,9 @@ def _run(command: list[str]) -> list[str]:
             assert process.stdout is not None
             for line in process.stdout:  # a progress bar's carriage return ends a line too
                 if not BAR.search(line):
-                    said += [redact(line.rstrip())] if line.strip() else []
-                elif shows_progress:
-                    print(f"\r{redact(line.rstrip())}", end="", file=sys.stderr, flush=True)
+                    said += [clean(line.rstrip())] if line.strip() else []
+                elif terminal:
+                    print(f"\r{clean(line.rstrip())}", end="\n" if "100%" in line else "", file=sys.stderr, flush=True)
         except BaseException:
             process.terminate()
             raise

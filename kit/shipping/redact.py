@@ -6,7 +6,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,21 @@ SECRET_FIELDS = ("key", "token", "access_token", "refresh_token")
 
 def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
     """`text` without credentials: the values of those that the client would find, tokens, signed addresses."""
-    environment = os.environ if environment is None else environment
-    for value in sorted(set(_values(environment)), key=len, reverse=True):
-        text = text.replace(value, HIDDEN)
-    for pattern in PATTERNS:
-        text = pattern.sub(rf"\1{HIDDEN}", text)
-    return text
+    return redactor(environment)(text)
+
+
+def redactor(environment: Mapping[str, str] | None = None) -> Callable[[str], str]:
+    """`redact` for many texts: credentials are looked for once."""
+    values = sorted(set(_values(os.environ if environment is None else environment)), key=len, reverse=True)
+
+    def clean(text: str) -> str:
+        for value in values:
+            text = text.replace(value, HIDDEN)
+        for pattern in PATTERNS:
+            text = pattern.sub(rf"\1{HIDDEN}", text)
+        return text
+
+    return clean
 
 
 def credential_files(environment: Mapping[str, str]) -> list[Path]:

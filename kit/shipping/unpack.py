@@ -111,6 +111,8 @@ def _fault(info: zipfile.ZipInfo) -> str:
     name, kind = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)
     if info.flag_bits & 1:
         return "encrypted"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "compressed in another way than deflate"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "a link" if kind == stat.S_IFLNK else "a device"
     if "\\" in name or "\0" in name or any(ord(letter) < 32 for letter in name):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
-import threading
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from kit.judging.ledger import COLUMNS, FILE, append, read
 from kit.offline.errors import DataError
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_lines_come_back_in_order_under_one_header(tmp_path: Path) -> None:
@@ -61,11 +66,24 @@ def test_a_torn_line_is_named_and_does_not_swallow_the_next(tmp_path: Path) -> N
     assert (tmp_path / FILE).read_text().splitlines()[3].split("\t")[6] == "2"
 
 
-def test_many_writers_lose_no_line(tmp_path: Path) -> None:
-    """Eight writers at once: one header, and every line whole."""
-    threads = [threading.Thread(target=append, args=(tmp_path, "run"), kwargs={"run": f"r{at}"}) for at in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(line["run"] for line in read(tmp_path)) == [f"r{at}" for at in range(8)]
+APPENDING = """
+import sys
+from pathlib import Path
+from kit.judging.ledger import append
+print("ready", flush=True)
+append(Path(sys.argv[1]), "run", run="second")
+"""
+
+
+def test_two_processes_write_one_header(tmp_path: Path) -> None:
+    """A process that comes while another writes the first line waits for it."""
+    handle = os.open(tmp_path / FILE, os.O_RDWR | os.O_CREAT)
+    fcntl.lockf(handle, fcntl.LOCK_EX)
+    command = [sys.executable, "-c", APPENDING, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        os.write(handle, ("\t".join(COLUMNS) + "\n").encode())
+        os.close(handle)
+    assert [line["run"] for line in read(tmp_path)] == ["second"]

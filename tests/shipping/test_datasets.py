@@ -53,8 +53,10 @@ def test_a_dataset_is_made_private_and_holds_the_files(kaggle_server: FakeKaggle
     assert [path.name for path in files["manifest.json"].parent.parent.iterdir()] == ["toy"]
 
 
-def test_nothing_is_uploaded_twice(kaggle_server: FakeKaggle, files: dict[str, Path]) -> None:
+@pytest.mark.parametrize("wraps", [False, True], ids=["plain", "zipped"])
+def test_nothing_is_uploaded_twice(kaggle_server: FakeKaggle, files: dict[str, Path], wraps: bool) -> None:
     """The second time Kaggle is asked, and sent nothing."""
+    kaggle_server.wraps = wraps
     put(files)
     before = len(kaggle_server.called("StartBlobUpload"))
     assert put(files) == 1
@@ -76,15 +78,15 @@ def test_changed_content_of_the_same_size_and_time_is_sent_anew(
 ) -> None:
     """An upload that broke off is known to the client by path, size and time; the bytes on Kaggle are the new ones."""
     path = files["fold0-1a2b3c4d.safetensors"]
+    one = {path.name: path}
     clock = path.stat().st_mtime
-    kaggle_server.trouble["PUT"] += [Trouble(500)] * 3
+    kaggle_server.trouble["PUT"] += [Trouble(500, keep=5000)]
     with pytest.raises(KaggleError, match="Upload unsuccessful"):
-        put(files)
+        store("tester", SLUG, one, say=lambda line: None)
     path.write_bytes(path.read_bytes()[::-1])
     os.utime(path, (clock, clock))
-    kaggle_server.trouble["PUT"].clear()
-    put(files)
-    assert stored(kaggle_server) == [contents(files)]
+    store("tester", SLUG, one, say=lambda line: None)
+    assert stored(kaggle_server) == [contents(one)]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,19 @@ def test_after_an_error_kaggle_is_asked_before_it_is_sent_again(
     assert len(kaggle_server.called(method)) == (1 if after else 2)
 
 
+def test_the_last_try_counts(
+    kaggle_server: FakeKaggle, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What succeeds at last is looked at as at first; what fails so often is told."""
+    monkeypatch.setattr(datasets, "TRIES", 2)
+    kaggle_server.trouble["CreateDataset"] += [Trouble(500)]
+    assert put(files) == 1
+    files["manifest.json"].write_text("[]")
+    kaggle_server.trouble["CreateDatasetVersion"] += [Trouble(500)] * 2
+    with pytest.raises(KaggleError, match="HTTP 500"):
+        put(files)
+
+
 def test_processing_is_waited_for(kaggle_server: FakeKaggle, files: dict[str, Path]) -> None:
     """A slow READY, and a version that is still in the works when the next is due."""
     kaggle_server.dataset_polls = 3
@@ -137,6 +152,15 @@ def test_processing_is_waited_for(kaggle_server: FakeKaggle, files: dict[str, Pa
     kaggle_server.datasets["tester", SLUG].versions[-1].polls = 2
     files["manifest.json"].write_text("[]")
     assert put(files) == 2
+
+
+def test_a_version_that_is_seen_late_is_waited_for(kaggle_server: FakeKaggle, files: dict[str, Path]) -> None:
+    """READY of the version before is not taken for that of the one just sent."""
+    put(files)
+    kaggle_server.lag = 3
+    files["manifest.json"].write_text("[]")
+    assert put(files) == 2
+    assert len(stored(kaggle_server)) == 2
 
 
 def test_waiting_ends(kaggle_server: FakeKaggle, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,6 +207,17 @@ def test_a_silent_server_is_not_waited_for_for_ever(
     assert fault["kind"] == "network" and "Timeout" in fault["message"]
 
 
+def test_pauses_grow_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From two seconds to about a minute, drawn by chance, also after two days of polling."""
+    slept: list[float] = []
+    monkeypatch.setattr(kaggle.time, "sleep", slept.append)
+    for attempt in (0, 1, 5, 3000):
+        kaggle.wait(attempt)
+    assert all(
+        low <= pause <= high for pause, (low, high) in zip(slept, [(1.5, 2.5), (3, 5), (45, 75), (45, 75)], strict=True)
+    )
+
+
 @pytest.mark.parametrize(
     "slug",
     [

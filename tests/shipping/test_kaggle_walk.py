@@ -113,7 +113,8 @@ def test_a_bundle_goes_from_home_to_a_score(server: FakeKaggle, kit: Kit, world:
     server.trouble["PUT"] += [Trouble(503, keep=1)]
     server.busy = 1
     pushed = kit("push", name)
-    assert pushed.startswith("0 ") and f"next: kit submit {name}" in pushed and "compared with kit predict" in pushed
+    assert pushed.startswith("0 "), pushed
+    assert f"next: kit submit {name}" in pushed and "equal, byte for byte, compared with kit predict" in pushed
     assert "nothing to do" in kit("push", name)
 
     assert "nothing was spent" in kit("submit", name)
@@ -129,7 +130,7 @@ def test_a_bundle_goes_from_home_to_a_score(server: FakeKaggle, kit: Kit, world:
 
 @pytest.mark.full
 def test_the_digits_go_from_the_host_to_a_score(server: FakeKaggle, kit: Kit, tmp_path: Path) -> None:
-    """The embedded template, from an empty folder: each command prints the next, and the score is that of the labels."""
+    """The embedded template, from an empty folder: and the score is that of the held-back labels."""
     home = tmp_path / "home"
     write_digits(tmp_path / "host", tmp_path / "labels.csv")
     scaffold.new("digits", "digits", "handwritten-digits", home)

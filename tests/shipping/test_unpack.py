@@ -36,6 +36,13 @@ class _nothing:
     def __exit__(self, *_: object) -> None: ...
 
 
+def squeezed(name: str) -> zipfile.ZipInfo:
+    """An entry in a format whose decoder raises errors of its own."""
+    info = entry(name)
+    info.compress_type = zipfile.ZIP_BZIP2
+    return info
+
+
 def encrypted(path: Path) -> Path:
     """An archive whose entry says that it is encrypted."""
     archive(path, (entry("a.csv"), b"id"))
@@ -78,6 +85,7 @@ ATTACKS = {
     "many": [(entry(f"{at}.csv"), b"") for at in range(21)],
     "large file": [(entry("a.csv"), bytes(40_001))],
     "large in all": [(entry(f"{at}.csv"), bytes(30_000)) for at in range(2)],
+    "bzip2": [(squeezed("a.csv"), b"id")],
     "bomb": [(entry("a.csv"), bytes(30_000))],
 }
 
