@@ -334,6 +334,10 @@ def rehearse(
     limit: Annotated[
         float | None, typer.Option(help="Minutes a run may take [default: the host's].", show_default=False)
     ] = None,
+    image: Annotated[
+        bool,
+        typer.Option("--image", help="With the Python and the packages of Kaggle's image, built once: some 8 GB."),
+    ] = False,
     data: Data = None,
     home: Home = None,
     as_json: AsJson = False,
@@ -344,11 +348,13 @@ def rehearse(
     from kit.offline.manifest import open_bundle
     from kit.offline.places import home_folder
     from kit.shipping.bundle import find_bundle
+    from kit.shipping.image import image_python
     from kit.shipping.rehearse import rehearse as run_rehearsal
 
-    folder = find_bundle(name, home)
+    folder, say = find_bundle(name, home), _say if as_json else print
     found = _data(open_bundle(folder).competition, data, home)
-    report = run_rehearsal(folder, found, home_folder(home), rows, limit, _say if as_json else print)
+    python = image_python(say=say) if image else None
+    report = run_rehearsal(folder, found, home_folder(home), rows, limit, say, python=python)
     if as_json:
         _json(asdict(report))
 

@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", default=time.strftime("%Y-%m"), help="year and month [default: this one]")
     options = parser.parse_args(arguments)
     try:
-        print(refresh(options.refresh.read_text(), options.name, f"pip freeze on Kaggle, {options.name}"))
+        print(refresh(options.refresh.read_text(), options.name, f"pip freeze on Kaggle, {options.name}", FOLDER))
     except (KitError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -113,12 +113,14 @@ def rehearse(
     limit_minutes: float | None = None,
     say: Callable[[str], None] = print,
     isolation: Isolation = "auto",
+    python: Path | None = None,
 ) -> Report:
     """Run the bundle's notebook on the test set in `data` and on train rows staged as a hidden one; keep what it wrote.
 
     rows: how many train rows are staged (default 200 or all). limit_minutes: for each run (default: the host's).
-    isolation: "auto" takes namespaces where the system gives them, else the guard. Raises KitError where the notebook
-    fails, is late, writes what the host would refuse, or something else than `predict_at_home`.
+    isolation: "auto" takes namespaces where the system gives them, else the guard. python: the interpreter of the
+    notebook and of `predict_at_home`, in the place of this one (`image.image_python`). Raises KitError where the
+    notebook fails, is late, writes what the host would refuse, or something else than `predict_at_home`.
     """
     begun = time.monotonic()
     bundle, data, home = Path(bundle).resolve(), Path(data).resolve(), Path(home).resolve()
@@ -129,14 +131,17 @@ def rehearse(
     kept = folder / "rehearsal"
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir()
-    stage = _Stage(bundle, manifest, competition, notebook, kept, (home,), isolation)
+    stage = _Stage(bundle, manifest, competition, notebook, kept, (home,), isolation, python)
     limit = 60 * (competition.rules.minutes if limit_minutes is None else limit_minutes)
 
     say(f"given test set, mounted as before 2026: {data}")
     given, walls = stage.walk("given", "old", data, limit)
     say(f"  {given.rows} rows in {given.seconds:.1f} s; {WALLS[walls]}")
-    _require_equal(bundle, data, kept / given.submission)
+    _require_equal(bundle, data, kept / given.submission, python)
     say("  submission equal to that of kit predict, byte for byte")
+    if python is not None:
+        differing = _differing(bundle, data, kept / given.submission)
+        say(f"  and to that of this machine's own Python: {differing or 'yes'}")
 
     frame = training_frame(competition, data)
     with tempfile.TemporaryDirectory(prefix="kit-hidden-") as scratch:
@@ -182,11 +187,13 @@ def run_notebook(
     hidden: Sequence[Path] = (),
     environment: Mapping[str, str] | None = None,
     isolation: Isolation = "auto",
+    python: Path | None = None,
 ) -> Executed:
     """Run a notebook (its JSON) behind walls, for at most `limit` seconds, in an environment that holds no secret.
 
     inputs: path below /kaggle/input -> folder. working: what it sees as /kaggle/working. hidden: folders it must not
-    see beside this checkout. environment: further variables. A failing cell is no exception: see `Executed.error`.
+    see beside this checkout. environment: further variables. python: the kernel's interpreter [this one]. A failing
+    cell is no exception: see `Executed.error`.
     Raises KitError where the process itself fails, or namespaces are refused and nothing else is allowed.
     """
     refused = ""
@@ -198,7 +205,8 @@ def run_notebook(
                 "inputs": {name: str(Path(source).resolve()) for name, source in inputs.items()},
                 "working": str(Path(working).resolve()),
                 "hidden": [str(path) for path in (*_checkout(), *(Path(path).resolve() for path in hidden))],
-                "kept": [str(path) for path in _interpreter()],
+                "kept": [str(path) for path in _interpreters(sys.executable, python or sys.executable)],
+                "python": str(python or sys.executable),
                 "limit": limit,
                 "namespaces": namespaces,
             }
@@ -255,10 +263,14 @@ def _checkout() -> list[Path]:
     return [package.parent if (package.parent / "pyproject.toml").is_file() else package]
 
 
-def _interpreter() -> list[Path]:
-    """Folders that Python itself lives in; they stay, even inside the checkout."""
-    names: list[str | Path] = [sys.prefix, sys.base_prefix, sys.exec_prefix, Path(sys.executable).resolve().parents[1]]
-    return sorted({path for name in names for path in (Path(name), Path(name).resolve()) if len(path.parts) > 1})
+def _interpreters(*pythons: Path | str) -> list[Path]:
+    """Folders that these Pythons live in; they stay, even inside the checkout."""
+    code = "import sys; print(sys.prefix, sys.base_prefix, sys.exec_prefix, sep='\\n')"
+    names: list[Path] = []
+    for python in dict.fromkeys(map(str, pythons)):
+        told = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+        names += [*map(Path, told.splitlines()), Path(python).resolve().parents[1]]
+    return sorted({path for name in names for path in (name, name.resolve()) if len(path.parts) > 1})
 
 
 @dataclass(frozen=True)
@@ -272,6 +284,7 @@ class _Stage:
     kept: Path
     hidden: tuple[Path, ...]
     isolation: Isolation
+    python: Path | None
 
     def walk(self, name: str, layout: str, data: Path, limit: float) -> tuple[Walk, str]:
         """Run the notebook on the test set in `data`, keep what it made, and refuse what the host would."""
@@ -290,6 +303,7 @@ class _Stage:
                 self.hidden,
                 {"KAGGLE_IS_COMPETITION_RERUN": "1"} if layout == "new" else {},
                 self.isolation,
+                self.python,
             )
             kept = self.kept / f"{name}.ipynb"
             write_whole(kept, executed.notebook.encode())
@@ -362,19 +376,26 @@ def stage_hidden(
     return chosen
 
 
-def _require_equal(bundle: Path, data: Path, submission: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="kit-home-") as folder:
-        at_home = Path(folder) / submission.name
-        predict_at_home(bundle, data, at_home)
-        if at_home.read_bytes() == submission.read_bytes():
-            return
-        ours, theirs = at_home.read_text().splitlines(), submission.read_text().splitlines()
-        differing = [line for line in theirs if line not in set(ours)]
+def _require_equal(bundle: Path, data: Path, submission: Path, python: Path | None) -> None:
+    differing = _differing(bundle, data, submission, python)
+    if differing is not None:
         raise SubmissionError(
             f"the notebook's {submission.name} to be that of kit predict",
-            f"{len(differing)} of {len(theirs)} lines differ: {examples(differing, 1)}",
+            differing,
             "the notebook was edited, or the adapter's answers depend on where or when they are computed",
         )
+
+
+def _differing(bundle: Path, data: Path, submission: Path, python: Path | None = None) -> str | None:
+    """How a submission differs from that of `predict_at_home`, in words; None where it is the same to the byte."""
+    with tempfile.TemporaryDirectory(prefix="kit-home-") as folder:
+        at_home = Path(folder) / submission.name
+        predict_at_home(bundle, data, at_home, python)
+        if at_home.read_bytes() == submission.read_bytes():
+            return None
+        ours, theirs = set(at_home.read_text().splitlines()), submission.read_text().splitlines()
+    differing = [line for line in theirs if line not in ours]
+    return f"{len(differing)} of {len(theirs)} lines differ: {examples(differing, 1)}"
 
 
 def _score(

@@ -28,7 +28,7 @@ FORBIDDEN = {
 SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
     "a Kaggle token": r"KGAT_[A-Za-z0-9]{16,}",
-    "a Kaggle key": r"\"key\"\s*:\s*\"[0-9a-f]{32}\"",
+    "a Kaggle key": r"\bkey\\*\"\s*:\s*\\*\"[0-9a-f]{32}\b",
     "a Hugging Face token": r"hf_[A-Za-z0-9]{20,}",
     "a GitHub token": r"gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}",
     "an AWS key": r"\bAKIA[0-9A-Z]{16}\b",
@@ -80,14 +80,15 @@ def _faults_of(path: Path) -> Iterator[str]:
     if path.name in FORBIDDEN or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", path.name):
         yield f"{path.name}: a name that no bundle has"
         return
+    with path.open("rb") as file:
+        image = image_in(file.read(512))
+    if image or path.suffix not in READERS:
+        yield f"{path.name}: {image or 'a kind of file that no bundle has'}"
+        return
     try:
-        yield from READERS.get(path.suffix, _unknown)(path)
+        yield from READERS[path.suffix](path)
     except (ValueError, EOFError, OSError, zipfile.BadZipFile):
-        yield f"{path.name}: {image_in(path.read_bytes()) or 'not of the kind that its name says'}"
-
-
-def _unknown(path: Path) -> Iterator[str]:
-    yield f"{path.name}: {image_in(path.read_bytes()) or 'a kind of file that no bundle has'}"
+        yield f"{path.name}: not of the kind that its name says"
 
 
 def _text(path: Path) -> Iterator[str]:
@@ -139,10 +140,10 @@ READERS: Mapping[str, Callable[[Path], Iterator[str]]] = {
 """What a bundle may hold, by the end of its name; each raises ValueError for a file that is of another kind."""
 
 
-def _places(name: str, text: str, patterns: Mapping[str, re.Pattern[str]]) -> Iterator[str]:
+def _places(name: str, text: str, patterns: Mapping[str, str]) -> Iterator[str]:
     """Where each pattern is first found in a text, and what it is."""
     for what, pattern in patterns.items():
-        found = pattern.search(text)
+        found = re.search(pattern, text)
         if found:
             yield f"{name}, line {text.count(chr(10), 0, found.start()) + 1}: {what}"
 
@@ -152,20 +153,16 @@ def image_in(content: bytes) -> str | None:
     return next((kind for kind, begins in IMAGES.items() if re.match(begins, content, re.DOTALL)), None)
 
 
-def own_patterns() -> dict[str, re.Pattern[str]]:
+def own_patterns() -> dict[str, str]:
     """What may stand in no text of ours: secrets, images, anybody's home folder, this user's name."""
     user = _user()
     named = {"the name of this machine's user": rf"\b{re.escape(user)}\b"} if user else {}
-    return _compiled({**SECRETS, **PICTURES, **HOMES, **_home(), **named})
+    return {**SECRETS, **PICTURES, **HOMES, **_home(), **named}
 
 
-def foreign_patterns() -> dict[str, re.Pattern[str]]:
+def foreign_patterns() -> dict[str, str]:
     """What may stand in no package from elsewhere: secrets, and this machine's home folder."""
-    return _compiled({**SECRETS, **_home()})
-
-
-def _compiled(patterns: Mapping[str, str]) -> dict[str, re.Pattern[str]]:
-    return {what: re.compile(pattern) for what, pattern in patterns.items()}
+    return {**SECRETS, **_home()}
 
 
 def _home() -> dict[str, str]:

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -166,3 +166,21 @@ def _downloaded(folder: Path, package: str, version: str) -> str:
             "connect to the network, or bundle with that Python on Linux, where the installed one is packed",
         )
     return fresh.pop()
+
+
+def install(python: Path, wheels: Sequence[Path], folder: Path) -> None:
+    """Unpack compiled wheels into `folder` with the pip of an interpreter, which refuses those of other ones.
+
+    As the notebook does it: without an index, without what they require. Raises BundleError.
+    """
+    if not wheels:
+        return
+    options = ["--quiet", "--no-index", "--no-deps", "--target", str(folder)]
+    command = [str(python), "-m", "pip", "install", *options, *map(str, wheels)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BundleError(
+            f"wheels that {python} can install: {', '.join(wheel.name for wheel in wheels)}",
+            (done.stderr.strip().splitlines() or ["no word"])[-1],
+            "bundle again, so that wheels for Kaggle's Python are fetched",
+        )
