@@ -306,7 +306,7 @@ def bundle(
     competition = load_competition(name, home)
     assert competition.folder is not None
     wanted = _folds(folds.split(","), "--folds") if folds else None
-    folder = make_bundle(find_run(competition.folder, run), competition, home_folder(home), wanted, data, full)
+    folder = make_bundle(find_run(competition.folder, run), competition, home_folder(home), wanted, data, full, _say)
     size = sum(path.stat().st_size for path in folder.iterdir())
     members = [path for path in folder.glob("*.safetensors") if "-gallery-" not in path.name]
     print(f"{folder}  {len(members)} members, {size / 1e6:.1f} MB")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,8 @@ def _told(field: str, value: Any) -> Any:
 
 
 def _pretrained(runs: Sequence[Run]) -> str:
-    lines = ["## Pretrained weights", ""]
-    for backbone, run in {run.record["recipe"]["backbone"]: run for run in runs}.items():
-        lines.append(f"- {backbone}: licence {licence_of(run)}{_origin(run)}")
-    return "\n".join(lines)
+    origins = [f"- {run.record['recipe']['backbone']}: {_origin(run)}" for run in runs]
+    return "\n".join(["## Pretrained weights", "", *dict.fromkeys(origins)])
 
 
 def licence_of(run: Run) -> str:
@@ -115,17 +114,16 @@ def licence_of(run: Run) -> str:
 
 
 def _origin(run: Run) -> str:
-    """Where timm has the weights from."""
-    recipe = run.record["recipe"]
+    """The licence of pretrained weights and where they are from: a file, or what timm has on record of their tag."""
+    recipe, licence = run.record["recipe"], licence_of(run)
     if not recipe["pretrained"]:
-        return ""
+        return licence
     if isinstance(recipe["pretrained"], str):
-        return f"; file {_told('pretrained', recipe['pretrained'])}, sha256 {run.record['pretrained']}"
+        file = _told("pretrained", recipe["pretrained"])
+        return f"licence {licence}, from the file {file} of sha256 {run.record['pretrained']}"
     config = timm.get_pretrained_cfg(recipe["backbone"])
-    if config is None:
-        return ""
-    known = {"tag": config.tag, "hub": config.hf_hub_id, "url": config.url, "origin": config.origin_url}
-    return "".join(f"; {name} {value}" for name, value in known.items() if value)
+    known = {"tag": config.tag, "hub": config.hf_hub_id, "url": config.url, "by": config.origin_url} if config else {}
+    return "; ".join([f"licence {licence}", *(f"{name} {value}" for name, value in known.items() if value)])
 
 
 def _beyond(runs: Sequence[Run]) -> str:
@@ -143,43 +141,40 @@ def _beyond(runs: Sequence[Run]) -> str:
 def _again(run: Run, runs: Sequence[Run], members: Sequence[Member]) -> str:
     """The commands that make the bundle anew."""
     name, scheme = run.record["competition"], run.record["scheme"]
-    commands = [
-        f"git checkout {runs[0].record['git']['commit']}",
-        "make venv",
-        f"kit fetch {name}",
-        f"kit folds {name}{f' --scheme {scheme}' if scheme else ''}  # sha256 {run.record['folds'][:12]}",
-    ]
+    chosen = f" --scheme {scheme}" if scheme else ""
+    commands = [f"kit fetch {name}", f"kit folds {name}{chosen}  # sha256 {run.record['folds'][:12]}"]
     for each in runs:
-        options = [f"--scheme {scheme}"] if scheme else []
-        options += [f"--fold {name_of_fold(number)}" for number in _numbers(each)]
-        options += [f"--set {setting}" for setting in settings_of_run(each)]
-        commands.append(f"kit train {name} {each.record['recipe_name']} {' '.join(options)}  # {each.name}")
+        if each.record["git"]["dirty"] is not None:
+            commands.append(f"git checkout {each.record['git']['commit']} && make venv")
+        folds = "".join(f" --fold {name_of_fold(number)}" for number in _numbers(each))
+        settings = "".join(f" --set {setting}" for setting in settings_of_run(each))
+        commands.append(f"kit train {name} {each.record['recipe_name']}{chosen}{folds}{settings}  # {each.name}")
     if run.is_blend:
         commands.append(f"kit blend {name} {' '.join(each.name for each in runs)} --method {run.record['method']}")
-    folds = sorted({member.fold for member in members})
-    chosen = "" if folds == run.folds else f" --folds {','.join(map(name_of_fold, folds))}"
-    commands.append(f"kit bundle {name} {run.name}{chosen}")
+    numbers = sorted({member.fold for member in members})
+    some = "" if numbers == run.folds else f" --folds {','.join(map(name_of_fold, numbers))}"
+    commands.append(f"kit bundle {name} {run.name}{some}")
     return "\n".join(["## To make it again", "", "```sh", *commands, "```"])
 
 
 def settings_of_run(run: Run) -> list[str]:
-    """What `--set` changed of the recipe that the run kept in its source, as `field='value'`."""
+    """What `--set` changed of the recipe that the run kept in its source, as `field=value` quoted for a shell."""
     try:
         recipe = plain(load_recipes(run.folder / "source")[run.record["recipe_name"]])
     except (KitError, ImportError, KeyError):
         return []
     named = json.loads(json.dumps(recipe))
     changed = {field: value for field, value in run.record["recipe"].items() if value != named.get(field)}
-    return [f"{field}={_as_text(value)}" for field, value in changed.items()]
+    return [shlex.quote(f"{field}={_as_text(_told(field, value))}") for field, value in changed.items()]
 
 
 def _as_text(value: Any) -> str:
-    """A value as `--set` takes it, quoted for a shell."""
+    """A value as `--set` takes it."""
     if isinstance(value, dict):
-        return f"'{json.dumps(value)}'"
+        return json.dumps(value)
     if isinstance(value, list):
         return ",".join(map(str, value))
-    return "none" if value is None else str(value).removeprefix("presets.")
+    return "none" if value is None else str(value).removeprefix("augment.")
 
 
 def _number(value: float | None) -> str:
