@@ -59,24 +59,10 @@ def make_bundle(
     """
     own_folder = competition_folder(run.record["competition"], home)
     shares = _shares(run, own_folder)
-    done = sorted(set.intersection(*(set(share.run.folds) for share in shares)))
-    wanted = done if folds is None else sorted(set(folds))
-    for share in shares:
-        lacking = [name_of_fold(number) for number in wanted if not share.run.is_done(number)]
-        if lacking or not wanted:
-            raise RunError(
-                f"folds {', '.join(map(name_of_fold, wanted)) or 'at least one'} of {share.run.name} done",
-                f"done: {share.run.folds}",
-                f"kit train {run.record['competition']} {share.run.record['recipe_name']}, or name others with --folds",
-            )
+    wanted = _wanted(run, shares, folds)
     for share in shares:
         require_same_code(share.run, own_folder)
-    scored = (run.read("score.json") or {"folds": {}})["folds"]
-    if sorted(map(int, scored)) != run.folds:
-        again = "the command that made it, once more: it scores what is done"
-        raise RunError(
-            f"a score of {run.name} over its folds {run.folds}", f"over {list(scored)}: training was stopped", again
-        )
+    _require_score(run)
     name = bundle_name(run, None if folds is None else wanted)
     folder = home / "offline_weights" / name
     aside = folder.with_name(f".{name}.making")
@@ -101,6 +87,30 @@ def make_bundle(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def _wanted(run: Run, shares: Sequence[Share], folds: Sequence[int] | None) -> list[int]:
+    """The folds to bundle, sorted. Raises RunError where a share lacks one of them."""
+    done = sorted(set.intersection(*(set(share.run.folds) for share in shares)))
+    wanted = done if folds is None else sorted(set(folds))
+    for share in shares:
+        lacking = [name_of_fold(number) for number in wanted if not share.run.is_done(number)]
+        if lacking or not wanted:
+            raise RunError(
+                f"folds {', '.join(map(name_of_fold, wanted)) or 'at least one'} of {share.run.name} done",
+                f"done: {share.run.folds}",
+                f"kit train {run.record['competition']} {share.run.record['recipe_name']}, or name others with --folds",
+            )
+    return wanted
+
+
+def _require_score(run: Run) -> None:
+    scored = (run.read("score.json") or {"folds": {}})["folds"]
+    if sorted(map(int, scored)) != run.folds:
+        again = "the command that made it, once more: it scores what is done"
+        raise RunError(
+            f"a score of {run.name} over its folds {run.folds}", f"over {list(scored)}: training was stopped", again
+        )
 
 
 def bundle_name(run: Run, folds: Sequence[int] | None) -> str:

@@ -96,12 +96,12 @@ class Image:
 
 def load_image(folder: Path = FOLDER) -> Image:
     """The newest image file in a folder."""
-    content = json.loads(max(folder.glob("image-*.json")).read_text())
+    content = json.loads(max(folder.glob("image_*.json")).read_text())
     return Image(**{**content, "absent": tuple(content["absent"])})
 
 
 def refresh(freeze: str, name: str, source: str, folder: Path = FOLDER) -> Path:
-    """Write `image-<name>.json` from what `pip freeze` said on Kaggle; returns its path.
+    """Write `image_<year>_<month>.json` from what `pip freeze` said on Kaggle; returns its path.
 
     freeze: lines as in this module's docstring; without a version of Python or glibc the last file's is kept, as are
     its absent packages, as far as they still are. Raises NotFound for a text without packages.
@@ -119,7 +119,7 @@ def refresh(freeze: str, name: str, source: str, folder: Path = FOLDER) -> Path:
         packages=packages,
         absent=tuple(name for name in last.absent if name not in packages),
     )
-    path = folder / f"image-{name}.json"
+    path = folder / f"image_{name.replace('-', '_')}.json"
     write_json(path, asdict(image))
     return path
 

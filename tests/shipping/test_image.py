@@ -42,7 +42,7 @@ def test_the_list_holds_what_the_inference_path_needs() -> None:
 def lists(tmp_path: Path) -> Path:
     """A folder with the file of today alone."""
     (tmp_path / "lists").mkdir()
-    newest = max(FOLDER.glob("image-*.json"))
+    newest = max(FOLDER.glob("image_*.json"))
     (tmp_path / "lists" / newest.name).write_bytes(newest.read_bytes())
     return tmp_path / "lists"
 
@@ -51,7 +51,7 @@ def test_a_freeze_becomes_the_newest_list(lists: Path) -> None:
     """Names are normalised, places have no version, what was absent and is there is absent no more."""
     path = refresh(FREEZE, "2027-01", "a test", lists)
     image = load_image(lists)
-    assert path.name == "image-2027-01.json" and image.name == "2027-01"
+    assert path.name == "image_2027_01.json" and image.name == "2027-01"
     assert (image.python, image.glibc) == ("3.13.2", "2.39")
     assert image.packages == {
         "timm": "1.0.31",
@@ -71,11 +71,11 @@ def test_the_command_of_the_docstring_is_real(lists: Path, tmp_path: Path, monke
     monkeypatch.setattr(images, "FOLDER", lists)
     (tmp_path / "freeze.txt").write_text("numpy==2.9.1\n")
     assert main(["--refresh", str(tmp_path / "freeze.txt"), "--name", "2030-02"]) == 0
-    kept = json.loads((lists / "image-2030-02.json").read_text())
+    kept = json.loads((lists / "image_2030_02.json").read_text())
     assert kept["packages"] == {"numpy": "2.9.1"} and kept["python"].startswith("3.12")
     (tmp_path / "freeze.txt").write_text("# python 3.13.2\nERROR: no pip\n")
     assert main(["--refresh", str(tmp_path / "freeze.txt"), "--name", "2030-03"]) == 1
-    assert not (lists / "image-2030-03.json").exists()
+    assert not (lists / "image_2030_03.json").exists()
 
 
 def test_without_the_images_python_there_is_no_replica(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
