@@ -39,7 +39,7 @@ SECRETS = {
         r"[A-Za-z0-9/+_-]{16,}"
     ),
 }
-HOMES = {"a home folder": r"(?<![\w.])/(home|Users)/\w[\w.-]*|(?<![\w.])/root/|\b[A-Za-z]:[\\/]+Users[\\/]+\w"}
+HOMES = {"a home folder": r"(?<![\w.])/(root/|(home|Users)/\w)|\b[A-Za-z]:[\\/]+Users[\\/]+\w"}
 PICTURES = {"an image in text": r"data:(image|video)/|iVBORw0KGgo|/9j/4AAQSk"}
 IMAGES = {
     "a JPEG image": rb"\xff\xd8\xff",
