@@ -64,6 +64,8 @@ def open_rows(competition: Competition, data: Path) -> Rows:
         return Rows(training_frame(competition, data), data)
     except KitError as error:
         return Rows(None, data, f"{error.expected}: {error.found}")
+    except OSError as error:  # an adapter that opens a table which is not there
+        return Rows(None, data, str(error))
 
 
 def rounded_files(fold: Path) -> dict[str, bytes]:

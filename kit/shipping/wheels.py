@@ -130,7 +130,7 @@ def _carried(folder: Path, package: str, image: Image) -> str:
     tags = re.findall(r"^Tag: (\S+)$", found.read_text("WHEEL") or "", re.MULTILINE)
     tag = next((tag for tag in tags if fits(tag, image)), None)
     if tag is None:
-        return _downloaded(folder, package, found.version)
+        return _downloaded(folder, package, found.version, image)
     name = re.sub(r"[-_.]+", "_", found.metadata["Name"])
     return pack(folder, f"{name}-{found.version}-{tag}", f"{name}-{found.version}.dist-info", _files(found))
 
@@ -151,9 +151,9 @@ def _files(found: Distribution) -> dict[str, bytes]:
     }
 
 
-def _downloaded(folder: Path, package: str, version: str) -> str:
+def _downloaded(folder: Path, package: str, version: str, image: Image) -> str:
     """Fetch a wheel for the image's Python; never a source archive, never what it requires."""
-    image, there = load_image(), {path.name for path in folder.glob("*.whl")}
+    there = {path.name for path in folder.glob("*.whl")}
     options = ["--no-deps", "--only-binary=:all:", "--python-version={}.{}".format(*image.minor)]
     options += [f"--platform={name}" for name in image.platforms]  # pip takes each as it is written
     command = [sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", str(folder)]
