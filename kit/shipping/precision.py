@@ -11,6 +11,7 @@ rows'. A run of one fold and one seed has neither, and stays whole.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -63,9 +64,16 @@ def open_rows(competition: Competition, data: Path) -> Rows:
     try:
         return Rows(training_frame(competition, data), data)
     except KitError as error:
-        return Rows(None, data, f"{error.expected}: {error.found}")
+        return Rows(None, data, _publishable(f"{error.expected}: {error.found}", data))
     except OSError as error:  # an adapter that opens a table which is not there
-        return Rows(None, data, str(error))
+        return Rows(None, data, _publishable(str(error), data))
+
+
+def _publishable(text: str, data: Path) -> str:
+    """A text for PROVENANCE.md, where files are told by their names: folders are this machine's own."""
+    for folder in (data.resolve(), data):
+        text = text.replace(str(folder), "the data folder")
+    return re.sub(r"(?<!\w)/[^\s:,'\")]+", lambda path: Path(path[0]).name, text)
 
 
 def rounded_files(fold: Path) -> dict[str, bytes]:
@@ -115,7 +123,9 @@ def judged(run: Run, number: int, competition: Competition, rows: Rows, files: M
                 here = _repredicted(run, number, own, rows, run.fold(number), Path(folder) / "maps-here")
                 moved, changed = difference(run, own, rows.frame, here, rounded)
         except KitError as error:  # infinite outputs of rounded weights, or rows that can no longer be read
-            return Verdict(False, f"full precision: re-predicting its fold failed ({error.found})")
+            return Verdict(
+                False, f"full precision: re-predicting its fold failed ({_publishable(error.found, rows.data)})"
+            )
     numbers = (
         f"the score of its fold moves by {moved:.2g} (at most {SHARE_OF_SPREAD * spread:.2g}, a tenth of {of}) "
         f"and {100 * changed:.2g} % of its answers (at most {100 * MOST_CHANGED:g} %)"

@@ -154,8 +154,11 @@ def test_a_fold_trained_elsewhere_is_compared_with_what_it_says_here(
         ("asked", "as asked for"),
     ],
 )
-def test_where_it_cannot_be_known_weights_stay_whole_and_it_is_said(home: World, case: str, reason: str) -> None:
-    """Never in half on trust: aloud, in PROVENANCE.md, with the fold's own bytes."""
+def test_where_it_cannot_be_known_weights_stay_whole_and_it_is_said(
+    home: World, case: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never in half on trust: aloud, and in PROVENANCE.md, which names no folder of this machine."""
+    monkeypatch.setenv("HOME", str(home.home.parent))
     competition, folds, lines = home.competition, [0], list[str]()
     if case == "no data":
         shutil.rmtree(home.data)
