@@ -308,6 +308,8 @@ def bundle(
             show_default=False,
         ),
     ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Full precision without trying whether half will do.")] = False,
+    data: Data = None,
     home: Home = None,
 ) -> None:
     """Pack weights, code and manifest as an offline Kaggle dataset in offline_weights/."""
@@ -318,7 +320,7 @@ def bundle(
     competition = load_competition(name, home)
     assert competition.folder is not None
     wanted = _folds(folds.split(","), "--folds") if folds else None
-    folder = make_bundle(find_run(competition.folder, run), competition, home_folder(home), wanted)
+    folder = make_bundle(find_run(competition.folder, run), competition, home_folder(home), wanted, data, full, _say)
     size = sum(path.stat().st_size for path in folder.iterdir())
     members = [path for path in folder.glob("*.safetensors") if "-gallery-" not in path.name]
     print(f"{folder}  {len(members)} members, {size / 1e6:.1f} MB")
@@ -346,24 +348,33 @@ def rehearse(
     name: Bundle,
     rows: Annotated[
         int | None,
-        typer.Option(help="Training rows that play the hidden test set [default: 200 at most].", show_default=False),
+        typer.Option(
+            help="Rows of the hidden test set: as many training rows play it [default: 200 at most].",
+            show_default=False,
+        ),
     ] = None,
     limit: Annotated[
         float | None, typer.Option(help="Minutes a run may take [default: the host's].", show_default=False)
     ] = None,
+    image: Annotated[
+        bool,
+        typer.Option("--image", help="With the Python and the packages of Kaggle's image, built once: some 8 GB."),
+    ] = False,
     data: Data = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run the notebook without a network on the test set and on a hidden-like one, and validate what it writes."""
+    """Run the notebook without a network on the test set and on hidden-like ones; validate what it writes and takes."""
     from kit.offline.manifest import open_bundle
     from kit.offline.places import home_folder
     from kit.shipping.bundle import find_bundle
+    from kit.shipping.image import image_python
     from kit.shipping.rehearse import rehearse as run_rehearsal
 
-    folder = find_bundle(name, home)
+    folder, say = find_bundle(name, home), _say if as_json else print
     found = _data(open_bundle(folder).competition, data, home)
-    report = run_rehearsal(folder, found, home_folder(home), rows, limit, _say if as_json else print)
+    python = image_python(say=say) if image else None
+    report = run_rehearsal(folder, found, home_folder(home), rows, limit, say, python=python)
     if as_json:
         _json(report.to_json())
     report.require()

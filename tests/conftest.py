@@ -59,7 +59,7 @@ def _this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def _no_wheel_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiled package that a bundle must carry is an empty wheel with the name that pip would give it."""
 
-    def stand_in(folder: Path, package: str, version: str) -> str:
+    def stand_in(folder: Path, package: str, version: str, image: Any) -> str:
         name = f"{package.replace('-', '_')}-{version}-cp312-cp312-manylinux_2_28_x86_64.whl"
         with zipfile.ZipFile(folder / name, "w"):
             return name

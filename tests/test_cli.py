@@ -269,7 +269,7 @@ def test_a_day_at_the_command_line(kit: Kit, home: Path) -> None:
     assert blended.code == 0 and "blend-" in blended.out
     blend = json.loads(kit("runs", "leaves", "--json").out)["runs"][-1]["run"]
     packed = kit("bundle", "leaves", blend)
-    assert packed.code == 0
+    assert packed.code == 0 and "fold0" in packed.err and "precision: " in packed.err
     bundle = packed.out.split()[0]
     out = home / "submission.csv"
     said = kit("predict", bundle, "--data", str(home / "competitions/leaves/data"), "--out", str(out))

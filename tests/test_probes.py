@@ -55,7 +55,7 @@ class Walk:
 
     def ship(self, run: Run | None = None) -> pd.DataFrame:
         """The submission of a bundle of the run, as the host reads it."""
-        bundle = make_bundle(run or self.run, self.competition, self.home)
+        bundle = make_bundle(run or self.run, self.competition, self.home, full=True)
         predict_bundle(bundle, self.ground.data, self.home / "submission.csv")
         return read_table(self.home / "submission.csv")
 

@@ -306,16 +306,20 @@ class Gallery:
     labels: tuple[str, ...]
     values: np.ndarray
 
+    def to_bytes(self, dtype: type[np.floating] = np.float32) -> bytes:
+        """One safetensors file, the labels as its one metadata key."""
+        tensors = {"values": np.ascontiguousarray(self.values, dtype)}
+        return save_tensors(tensors, metadata={"labels": json.dumps(self.labels)})
+
     def save(self, path: Path) -> None:
-        """Write one safetensors file, the labels as its one metadata key."""
-        tensors = {"values": np.ascontiguousarray(self.values, np.float32)}
-        write_whole(path, save_tensors(tensors, metadata={"labels": json.dumps(self.labels)}))
+        """Write that file."""
+        write_whole(path, self.to_bytes())
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote."""
+        """Read what `save` wrote, or what was stored in half precision."""
         with safe_open(path, "numpy") as file:
-            return cls(tuple(json.loads(file.metadata()["labels"])), file.get_tensor("values"))
+            return cls(tuple(json.loads(file.metadata()["labels"])), file.get_tensor("values").astype(np.float32))
 
 
 def load_predictions(path: Path) -> Predictions | Maps:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,10 @@ from kit.offline.manifest import FILE, Golden, Manifest, Member, preparation_fro
 from kit.offline.models import build_model, load_weights, pick_device
 from kit.offline.places import competition_folder, home_folder
 from kit.offline.tasks import settings_of
+from kit.shipping.precision import Rows, Verdict, judged, open_rows, rounded_files
+from kit.shipping.provenance import licence_of, provenance
 from kit.shipping.remembered import prior_of, remembered_of
+from kit.shipping.scan import scan
 from kit.shipping.wheels import carry, pack
 from kit.training.rundir import ALL, Run, competition_of, find_run, name_of_fold, require_same_code
 
@@ -39,13 +42,56 @@ class Share:
     quantiles: list[list[float]] | None = None
 
 
-def make_bundle(run: Run, competition: Competition, home: Path, folds: Sequence[int] | None = None) -> Path:
+def make_bundle(
+    run: Run,
+    competition: Competition,
+    home: Path,
+    folds: Sequence[int] | None = None,
+    data: Path | None = None,
+    full: bool = False,
+    say: Callable[[str], None] = print,
+) -> Path:
     """Bundle a run or a blend; returns `offline_weights/<bundle>/`, which appears whole, its manifest written last.
 
     folds: which folds' models go in (None: every fold that is done); [ALL] takes the fit on all rows instead, promised
-    the score of its folds. Raises RunError for a fold that is not done.
+    the score of its folds. data: host files [the competition's data/], from which `precision` re-predicts each fold to
+    learn whether half precision will do; full: it is not tried. Raises RunError for a fold that is not done,
+    BundleError for what must not be published.
     """
-    shares = _shares(run, competition_folder(run.record["competition"], home))
+    own_folder = competition_folder(run.record["competition"], home)
+    shares = _shares(run, own_folder)
+    wanted = _wanted(run, shares, folds)
+    for share in shares:
+        require_same_code(share.run, own_folder)
+    _require_score(run)
+    name = bundle_name(run, None if folds is None else wanted)
+    folder = home / "offline_weights" / name
+    aside = folder.with_name(f".{name}.making")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        wheel = write_wheel(aside, competition)
+        carry(aside, packages_of(competition, shares))
+        scan(aside)  # at once what would be found in the end, when every fold has been predicted
+        rows = None if full else open_rows(competition, data or own_folder / "data")
+        members, stored = [], {}
+        for share, number in ((share, number) for share in shares for number in wanted):
+            files, verdict = _files(share.run, number, competition, rows)
+            member = _member(share, number, len(wanted), len(shares) * len(wanted), competition, aside, files)
+            members.append(member)
+            stored[member.file] = verdict.why
+            say(f"{member.file}: {verdict.why}")
+        _finish(aside, name, run, shares, members, wheel, competition, stored)
+        scan(aside)
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _wanted(run: Run, shares: Sequence[Share], folds: Sequence[int] | None) -> list[int]:
+    """The folds to bundle, sorted. Raises RunError where a share lacks one of them."""
     done = sorted(set.intersection(*(set(share.run.folds) for share in shares)))
     wanted = done if folds is None else sorted(set(folds))
     for share in shares:
@@ -56,34 +102,16 @@ def make_bundle(run: Run, competition: Competition, home: Path, folds: Sequence[
                 f"done: {share.run.folds}",
                 f"kit train {run.record['competition']} {share.run.record['recipe_name']}, or name others with --folds",
             )
-    for share in shares:
-        require_same_code(share.run, competition_folder(run.record["competition"], home))
+    return wanted
+
+
+def _require_score(run: Run) -> None:
     scored = (run.read("score.json") or {"folds": {}})["folds"]
     if sorted(map(int, scored)) != run.folds:
         again = "the command that made it, once more: it scores what is done"
         raise RunError(
             f"a score of {run.name} over its folds {run.folds}", f"over {list(scored)}: training was stopped", again
         )
-    name = bundle_name(run, None if folds is None else wanted)
-    folder = home / "offline_weights" / name
-    aside = folder.with_name(f".{name}.making")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        members = [
-            _member(share, number, len(wanted), len(shares) * len(wanted), competition, aside)
-            for share in shares
-            for number in wanted
-        ]
-        wheel = write_wheel(aside, competition)
-        for package in packages_of(competition, shares):
-            carry(aside, package)
-        _finish(aside, name, run, shares, members, wheel, competition)
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return folder
 
 
 def bundle_name(run: Run, folds: Sequence[int] | None) -> str:
@@ -114,23 +142,47 @@ def _shares(run: Run, folder: Path) -> list[Share]:
     return [Share(find_run(folder, member["run"]), member["weight"], member.get("quantiles")) for member in members]
 
 
-def _member(share: Share, number: int, folds: int, members: int, competition: Competition, out: Path) -> Member:
-    """Copy one fold's weights under a name that carries their hash, and note what they answer to the golden inputs."""
-    source = share.run.fold(number)
-    kept = (share.run.read(f"{source.name}/done.json") or {})["sha256"]
+def _files(run: Run, number: int, competition: Competition, rows: Rows | None) -> tuple[Mapping[str, bytes], Verdict]:
+    """The weights of a fold, and its gallery where there is one, as they are stored. rows: None leaves them whole."""
+    source = run.fold(number)
+    kept = (run.read(f"{source.name}/done.json") or {})["sha256"]
     for name, sha256 in kept.items():
         if not (source / name).is_file() or sha256_of(source / name) != sha256:
             remedy = f"delete {source} and train the fold again"
             raise RunError(f"{source / name} as it was trained", "missing or changed", remedy)
-    file = f"{share.run.name}-{source.name}-{kept['weights.safetensors'][:8]}.safetensors"
-    shutil.copyfile(source / "weights.safetensors", out / file)
-    gallery = None
-    if "gallery.safetensors" in kept:
-        gallery = f"{share.run.name}-{source.name}-gallery-{kept['gallery.safetensors'][:8]}.safetensors"
-        shutil.copyfile(source / "gallery.safetensors", out / gallery)
+    verdict = Verdict(False, "full precision, as asked for")
+    if rows is not None:
+        rounded = rounded_files(source)
+        verdict = judged(run, number, competition, rows, rounded)
+        if verdict.half:
+            return rounded, verdict
+    return {name: (source / name).read_bytes() for name in kept if name.endswith(".safetensors")}, verdict
+
+
+def _member(
+    share: Share,
+    number: int,
+    folds: int,
+    members: int,
+    competition: Competition,
+    out: Path,
+    files: Mapping[str, bytes],
+) -> Member:
+    """Write one fold's files under names that carry their hashes, and note what they answer to the golden inputs.
+
+    folds, members: how many of them the bundle has.
+    """
+    source = share.run.fold(number)
+    named = {
+        name: f"{share.run.name}-{source.name}{part}-{hashlib.sha256(files[name]).hexdigest()[:8]}.safetensors"
+        for name, part in (("weights.safetensors", ""), ("gallery.safetensors", "-gallery"))
+        if name in files
+    }
+    for name, file in named.items():
+        write_whole(out / file, files[name])
     model = json.loads((source / "model.json").read_text())
     member = Member(
-        file=file,
+        file=named["weights.safetensors"],
         run=share.run.name,
         fold=number,
         weight=share.weight / folds,
@@ -141,8 +193,8 @@ def _member(share: Share, number: int, folds: int, members: int, competition: Co
         learned=share.run.record["learned"],
         golden=Golden(GOLDEN_SEED, GOLDEN_COUNT, tuple(model["input"]["shape"]), model["input"]["dtype"], []),
         quantiles=share.quantiles,
-        gallery=gallery,
-        prior=prior_of(share.run, embeds=gallery is not None),
+        gallery=named.get("gallery.safetensors"),
+        prior=prior_of(share.run, embeds="gallery.safetensors" in named),
         remembered=remembered_of(share.run, number, members),
     )
     return replace(
@@ -187,9 +239,11 @@ def _finish(
     members: Sequence[Member],
     wheel: str,
     competition: Competition,
+    stored: Mapping[str, str],
 ) -> None:
-    licences = {share.run.record["recipe"]["backbone"]: _licence(share.run) for share in shares}
-    write_whole(folder / "PROVENANCE.md", _provenance(name, run, shares, members, licences).encode())
+    runs = [share.run for share in shares]
+    licences = {each.record["recipe"]["backbone"]: licence_of(each) for each in runs}
+    write_whole(folder / "PROVENANCE.md", provenance(name, run, runs, members, stored).encode())
     files = {path.name: {"sha256": sha256_of(path), "size": path.stat().st_size} for path in sorted(folder.iterdir())}
     folds = sorted({member.fold for member in members})
     score = run.read("score.json")
@@ -223,37 +277,3 @@ def _finish(
 def dataset_metadata(name: str) -> dict[str, Any]:
     """What `kaggle datasets create` reads. Put your user name for OWNER; the licence claims nothing."""
     return {"id": f"OWNER/{name}", "title": name, "licenses": [{"name": "other"}]}
-
-
-def _licence(run: Run) -> str:
-    return str((run.read(f"fold{run.folds[0]}/model.json") or {})["licence"])
-
-
-def _provenance(
-    name: str, run: Run, shares: Sequence[Share], members: Sequence[Member], licences: dict[str, str]
-) -> str:
-    score = run.read("score.json")
-    lines = [
-        f"# {name}",
-        "",
-        f"Weights for the Kaggle competition {run.record['slug']}, read with the manifest beside them.",
-        "",
-        f"- OOF score: {score['pooled']} over {score['units']} units (cross-fitted {score['cross_fitted']})",
-        f"- fold table: {run.record['folds'][:12]}",
-        *(
-            f"- run {share.run.name}: weight {share.weight:.4f}, seed {share.run.record['seed']}, "
-            f"commit {share.run.record['git']['commit']}"
-            for share in shares
-        ),
-        *(
-            f"- {member.file}: fold {name_of_fold(member.fold)}, weight {member.weight:.4f}, "
-            f"views {', '.join(member.views)}"
-            for member in members
-        ),
-        *(f"- pretrained weights of {backbone}: licence {licence}" for backbone, licence in licences.items()),
-        "",
-        "Trained with "
-        + ", ".join(f"{package} {number}" for package, number in shares[0].run.record["versions"].items())
-        + ".",
-    ]
-    return "\n".join(lines) + "\n"

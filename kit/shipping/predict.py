@@ -6,19 +6,21 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from kit.offline.errors import BundleError, KitError, NotFound
 from kit.offline.manifest import open_bundle
+from kit.shipping.wheels import install
 
 QUIET = {"NO_ALBUMENTATIONS_UPDATE": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def predict_at_home(bundle: Path, data: Path, out: Path) -> str:
+def predict_at_home(bundle: Path, data: Path, out: Path, python: Path | None = None) -> str:
     """Write `out` from the test set in `data`; returns what the bundle's code said on the way.
 
-    The code is the wheel's, in a process of its own: the checkout may have moved on. Raises KitError, as that process
-    said it.
+    The code is the wheel's, in a process of its own: the checkout may have moved on. python: an interpreter in the
+    place of this one. Raises KitError, as that process said it.
     """
     bundle, data, out = Path(bundle).resolve(), Path(data).resolve(), Path(out).absolute()
     manifest = open_bundle(bundle)  # before any of its code runs
@@ -26,16 +28,21 @@ def predict_at_home(bundle: Path, data: Path, out: Path) -> str:
         raise NotFound(f"a file to write at {out}", "a folder", f"name a file in it: --out {out / 'submission.csv'}")
     if not out.parent.is_dir():
         raise NotFound(f"a folder {out.parent} to write {out.name} into", "no such folder", "make it first")
-    # Compiled packages are installed here; their wheels are for Kaggle's Python.
-    pure = (name for name in manifest.files if name.endswith("-none-any.whl"))
-    wheels = sorted(pure, key=lambda name: name != manifest.wheel)
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "kit.offline.predict", str(bundle), "--data", str(data), "--out", str(out)],
-        env={**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(str(bundle / wheel) for wheel in wheels)},
-        capture_output=True,
-        text=True,
-        check=False,
+    wheels = sorted((name for name in manifest.files if name.endswith(".whl")), key=lambda name: name != manifest.wheel)
+    pure, compiled = (
+        [bundle / one for one in wheels if one.endswith("-none-any.whl") is kind] for kind in (True, False)
     )
+    command = [str(python or sys.executable), "-P", "-m", "kit.offline.predict"]
+    with tempfile.TemporaryDirectory(prefix="kit-wheels-") as folder:
+        if python is not None:  # here compiled packages are installed; their wheels are for Kaggle's Python
+            install(python, compiled, Path(folder))
+        done = subprocess.run(
+            [*command, str(bundle), "--data", str(data), "--out", str(out)],
+            env={**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(map(str, [*pure, folder]))},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode == 0:
         sys.stderr.write(done.stderr)  # warnings: a GPU that does not work, little shared memory
         return done.stdout

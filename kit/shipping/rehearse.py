@@ -138,12 +138,14 @@ def rehearse(
     say: Callable[[str], None] = print,
     isolation: Isolation = "auto",
     cases: Sequence[str] = CASES,
+    python: Path | None = None,
 ) -> Report:
     """Run the bundle's notebook on the test set in `data` and on hidden ones staged from train rows.
 
     rows: how many train rows are staged (default 200 or all), and rows of the hidden set that the estimate is for
     (default: the host's). limit_minutes: for each run and for the estimate (default: the host's). isolation: "auto"
-    takes namespaces where the system gives them, else the guard. What a case fails by is in the report, which
+    takes namespaces where the system gives them, else the guard. python: the interpreter of the notebook and of
+    `predict_at_home`, in the place of this one (`image.image_python`). What a case fails by is in the report, which
     `Report.require` raises. Raises KitError for a bundle that is not whole.
     """
     begun = time.monotonic()
@@ -156,7 +158,7 @@ def rehearse(
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir()
     minutes = competition.rules.minutes if limit_minutes is None else limit_minutes
-    stage = _Stage(bundle, manifest, competition, notebook, kept, (home,), isolation, 60 * minutes)
+    stage = _Stage(bundle, manifest, competition, notebook, kept, (home,), isolation, 60 * minutes, python)
     frame = training_frame(competition, data)
     done: list[Case] = []
     with tempfile.TemporaryDirectory(prefix="kit-hidden-") as scratch:
@@ -201,7 +203,7 @@ def _case(
     try:
         if name == "given":
             case = stage.walk(name, "old", data)
-            _require_equal(stage.bundle, data, stage.kept / str(case.submission))
+            _require_equal(stage.bundle, data, stage.kept / str(case.submission), stage.python)
             return case
         chosen = stage_hidden(stage.competition, frame, data, staged, 0 if name == "empty" else rows)
         if name != "spoilt":
@@ -273,11 +275,13 @@ def run_notebook(
     hidden: Sequence[Path] = (),
     environment: Mapping[str, str] | None = None,
     isolation: Isolation = "auto",
+    python: Path | None = None,
 ) -> Executed:
     """Run a notebook (its JSON) behind walls, for at most `limit` seconds, in an environment that holds no secret.
 
     inputs: path below /kaggle/input -> folder. working: what it sees as /kaggle/working. hidden: folders it must not
-    see beside this checkout. environment: further variables. A failing cell is no exception: see `Executed.error`.
+    see beside this checkout. environment: further variables. python: the kernel's interpreter [this one]. A failing
+    cell is no exception: see `Executed.error`.
     Raises KitError where the process itself fails, or namespaces are refused and nothing else is allowed.
     """
     refused = ""
@@ -289,7 +293,8 @@ def run_notebook(
                 "inputs": {name: str(Path(source).resolve()) for name, source in inputs.items()},
                 "working": str(Path(working).resolve()),
                 "hidden": [str(path) for path in (*_checkout(), *(Path(path).resolve() for path in hidden))],
-                "kept": [str(path) for path in _interpreter()],
+                "kept": [str(path) for path in _interpreters(sys.executable, python or sys.executable)],
+                "python": str(python or sys.executable),
                 "limit": limit,
                 "namespaces": namespaces,
             }
@@ -346,10 +351,14 @@ def _checkout() -> list[Path]:
     return [package.parent if (package.parent / "pyproject.toml").is_file() else package]
 
 
-def _interpreter() -> list[Path]:
-    """Folders that Python itself lives in; they stay, even inside the checkout."""
-    names: list[str | Path] = [sys.prefix, sys.base_prefix, sys.exec_prefix, Path(sys.executable).resolve().parents[1]]
-    return sorted({path for name in names for path in (Path(name), Path(name).resolve()) if len(path.parts) > 1})
+def _interpreters(*pythons: Path | str) -> list[Path]:
+    """Folders that these Pythons live in; they stay, even inside the checkout."""
+    code = "import sys; print(sys.prefix, sys.base_prefix, sys.exec_prefix, sep='\\n')"
+    names: list[Path] = []
+    for python in dict.fromkeys(map(str, pythons)):
+        told = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+        names += [*map(Path, told.splitlines()), Path(python).resolve().parents[1]]
+    return sorted({path for name in names for path in (name, name.resolve()) if len(path.parts) > 1})
 
 
 @dataclass(frozen=True)
@@ -364,6 +373,7 @@ class _Stage:
     hidden: tuple[Path, ...]
     isolation: Isolation
     limit: float
+    python: Path | None
     walls: list[str] = field(default_factory=list)
 
     def walk(self, name: str, layout: str, data: Path) -> Case:
@@ -383,6 +393,7 @@ class _Stage:
                 self.hidden,
                 {"KAGGLE_IS_COMPETITION_RERUN": "1"} if layout == "new" else {},
                 self.isolation,
+                self.python,
             )
             self.walls.append(executed.isolation)
             kept = self.kept / f"{name}.ipynb"
@@ -478,19 +489,26 @@ def _current_notebook(bundle: Path, folder: Path) -> str:
     return path.read_text()
 
 
-def _require_equal(bundle: Path, data: Path, submission: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="kit-home-") as folder:
-        at_home = Path(folder) / submission.name
-        predict_at_home(bundle, data, at_home)
-        if at_home.read_bytes() == submission.read_bytes():
-            return
-        ours, theirs = at_home.read_text().splitlines(), submission.read_text().splitlines()
-        differing = [line for line in theirs if line not in set(ours)]
+def _require_equal(bundle: Path, data: Path, submission: Path, python: Path | None) -> None:
+    differing = _differing(bundle, data, submission, python)
+    if differing is not None:
         raise SubmissionError(
             f"the notebook's {submission.name} to be that of kit predict",
-            f"{len(differing)} of {len(theirs)} lines differ: {examples(differing, 1)}",
+            differing,
             "the notebook was edited, or the adapter's answers depend on where or when they are computed",
         )
+
+
+def _differing(bundle: Path, data: Path, submission: Path, python: Path | None = None) -> str | None:
+    """How a submission differs from that of `predict_at_home`, in words; None where it is the same to the byte."""
+    with tempfile.TemporaryDirectory(prefix="kit-home-") as folder:
+        at_home = Path(folder) / submission.name
+        predict_at_home(bundle, data, at_home, python)
+        if at_home.read_bytes() == submission.read_bytes():
+            return None
+        ours, theirs = set(at_home.read_text().splitlines()), submission.read_text().splitlines()
+    differing = [line for line in theirs if line not in ours]
+    return f"{len(differing)} of {len(theirs)} lines differ: {examples(differing, 1)}"
 
 
 def _score(

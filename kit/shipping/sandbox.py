@@ -240,7 +240,7 @@ def _enter_guard(job: Mapping[str, Any], scratch: Path) -> str:
 
 
 def _execute(job: Mapping[str, Any], temporary: Path) -> dict[str, Any]:
-    """Run the notebook with nbclient in a fresh kernel of this interpreter, below one limit for all its cells."""
+    """Run the notebook with nbclient in a fresh kernel of the job's interpreter, below one limit for all its cells."""
     places = {
         "HOME": "home",
         "TMPDIR": "t",
@@ -254,7 +254,7 @@ def _execute(job: Mapping[str, Any], temporary: Path) -> dict[str, Any]:
         os.environ[variable] = str(temporary / name)
     kernel = temporary / "data" / "kernels" / "rehearsal"
     kernel.mkdir(parents=True)
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    command = [job["python"], "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "Python", "language": "python"}))
 
     import nbformat

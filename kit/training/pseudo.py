@@ -16,16 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kit.offline.batches import EvaluationSamples, FileSources, evaluation_batches
 from kit.offline.contract import Competition
 from kit.offline.errors import DataError, FoldError, NotFound, RecipeError, examples
 from kit.offline.files import write_whole
-from kit.offline.forward import by_source, predict_samples
 from kit.offline.frames import checked, read_table
-from kit.offline.manifest import preparation_from, spec_from
-from kit.offline.models import build_model, load_weights, pick_device
 from kit.offline.places import missing_files
 from kit.offline.predictions import Predictions
+from kit.training.repredict import predict_rows
 from kit.training.rundir import Run, competition_of
 
 COLUMN = "frame/"
@@ -118,17 +115,9 @@ def label(
         raise RecipeError("a run whose recipe trains", f"the blend {run.name}", "label with one of its members")
     own = competition_of(run, competition)
     require_vectors(own)
-    frame, said = by_source(frame), {}
-    device, views = pick_device(), tuple(run.record["recipe"]["tta"])
+    said = {}
     for number in run.folds:
-        record = run.read(f"fold{number}/model.json")
-        preparation = preparation_from(record["preparation"])
-        weights = run.fold(number) / "weights.safetensors"
-        model = load_weights(build_model(spec_from(record["spec"]), own), weights).to(device)
-        samples = EvaluationSamples(own, frame, FileSources(own, data, preparation), preparation)
-        predictions = predict_samples(
-            model, own, frame, evaluation_batches(samples, 64), preparation, views, run.record["columns"], device, data
-        )
+        predictions = predict_rows(run, number, own, frame, data, data)
         assert isinstance(predictions, Predictions)
         said[number] = predictions.align(frame["sample_id"]).values
         say(f"fold {number} of {run.name}: {len(frame)} rows labelled")

@@ -21,6 +21,7 @@ from kit.offline import manifest as manifests
 from kit.offline.errors import BundleError, RunError
 from kit.offline.files import sha256_of, write_json
 from kit.offline.manifest import open_bundle
+from kit.offline.places import load_competition
 from kit.offline.predict import competition_in
 from kit.offline.tasks import settings_of
 from kit.shipping.bundle import bundle_name, find_bundle, make_bundle, write_wheel
@@ -98,6 +99,31 @@ def test_a_changed_manifest_is_refused_by_its_hash(bundle: Path) -> None:
     (bundle / "manifest.json").write_text((bundle / "manifest.json").read_text() + " ")
     with pytest.raises(BundleError, match=known[:12]):
         open_bundle(bundle, known)
+
+
+def test_one_flipped_bit_anywhere_is_refused_with_the_files_name(bundle: Path) -> None:
+    """In every file at its first, middle and last byte; in the manifest by the hash that the notebook carries."""
+    known = sha256_of(bundle / "manifest.json")
+    files = [path for path in bundle.iterdir() if path.name != "dataset-metadata.json"]
+    assert len(files) == 5
+    for path in files:
+        content = path.read_bytes()
+        for at in (0, len(content) // 2, len(content) - 1):
+            path.write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
+            with pytest.raises(BundleError, match=re.escape(path.name) if path.suffix != ".json" else "manifest"):
+                open_bundle(bundle, known)
+        path.write_bytes(content)
+    open_bundle(bundle, known)
+
+
+def test_the_same_run_makes_the_same_bundle(world: World, tmp_path: Path) -> None:
+    """Byte for byte, whatever the clock says: a second upload of the same is none."""
+    first = {path.name: path.read_bytes() for path in world.bundle.iterdir()}
+    shutil.copytree(world.home, tmp_path / "home", ignore=shutil.ignore_patterns("offline_weights"))
+    competition = load_competition("tiles", tmp_path / "home")
+    run = Run(tmp_path / "home" / world.run.folder.relative_to(world.home), world.run.record)
+    second = make_bundle(run, competition, tmp_path / "home", say=lambda _: None)
+    assert {path.name: path.read_bytes() for path in second.iterdir()} == first
 
 
 def test_the_same_code_makes_the_same_wheel(world: World, tmp_path: Path) -> None:

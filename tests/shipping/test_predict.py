@@ -28,7 +28,7 @@ def test_a_member_says_of_its_held_out_rows_what_it_said_in_training(world: Worl
 
     Cache, loader, preparation, views and weights of training and of inference are then the same.
     """
-    bundle = make_bundle(world.run, world.competition, world.home, folds=[fold])
+    bundle = make_bundle(world.run, world.competition, world.home, folds=[fold], full=True)
     manifest = open_bundle(bundle)
     rows = world.ground.frame[world.ground.frame["fold"] == fold].sample(frac=1, random_state=1)
     staged = tmp_path / "staged"
