@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -36,18 +37,25 @@ def refuse(fault: BundleError) -> None:
     print(f"warning: {fault}", file=sys.stderr, flush=True)
 
 
-def tell_versions(home: Mapping[str, str]) -> None:
-    """Print which packages are not what they were at home."""
-    here = {name: _version(name) for name in home}
-    other = [f"{name} {here[name]} (at home {home[name]})" for name in home if here[name] != home[name]]
-    print("packages: " + (", ".join(other) or "all as at home"), flush=True)
-
-
-def _version(package: str) -> str:
+def version_here(name: str) -> str | None:
+    """The version of an installed package, or of Python itself; None for a package that is missing."""
+    if name == "python":
+        return platform.python_version()
     try:
-        return version(package)
+        return version(name)
     except PackageNotFoundError:
-        return "missing"
+        return None
+
+
+def tell_versions(home: Mapping[str, str | None]) -> None:
+    """Print which versions are not those of home."""
+    here = {name: version_here(name) for name in home}
+    told = [
+        f"{name} {here[name] or 'missing'} (at home {home[name] or 'missing'})"
+        for name in home
+        if here[name] != home[name]
+    ]
+    print("versions: " + (", ".join(told) or "all as at home"), flush=True)
 
 
 def golden_inputs(golden: Golden, preparation: Preparation) -> Tensor:

@@ -89,7 +89,7 @@ class Manifest:
     score: Mapping[str, Any]
     folds: str
     commit: str
-    versions: Mapping[str, str]
+    versions: Mapping[str, str | None]
     licences: Mapping[str, str]
     files: Mapping[str, Mapping[str, Any]]
     schema: int = SCHEMA

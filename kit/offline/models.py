@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -424,29 +424,31 @@ def inference_spec(spec: ModelSpec) -> ModelSpec:
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The named device; else a GPU that passes one operation, else the CPU."""
-    return torch.device(name) if name else pick_devices()[0]
+    """The named device; else the first GPU that passes one operation, else the CPU."""
+    return torch.device(name) if name else next(_working_gpus(), torch.device("cpu"))
 
 
 def pick_devices() -> list[torch.device]:
-    """Every GPU that passes one operation, or the CPU.
+    """Every GPU that passes one operation, or the CPU."""
+    return list(_working_gpus()) or [torch.device("cpu")]
 
-    A GPU that only reports itself (Kaggle's P100, for which its torch has no kernels) is told on standard error.
-    """
-    found = []
+
+def _working_gpus() -> Iterator[torch.device]:
+    """A GPU that only reports itself (Kaggle's P100, for which its torch has no kernels) is told on standard error."""
     for number in range(torch.cuda.device_count()) if torch.cuda.is_available() else ():
         try:
             (torch.zeros(1, device=f"cuda:{number}") + 1).item()
-            found.append(torch.device("cuda", number))
         except RuntimeError as error:
-            print(_unusable(error), file=sys.stderr, flush=True)
-    return found or [torch.device("cpu")]
+            print(_unusable(number, error), file=sys.stderr, flush=True)
+        else:
+            yield torch.device("cuda", number)
 
 
-def _unusable(error: RuntimeError) -> str:
+def _unusable(number: int, error: RuntimeError) -> str:
     """The line about a GPU that failed its one operation."""
     try:
-        gpu = f"{torch.cuda.get_device_name()} (sm_{''.join(map(str, torch.cuda.get_device_capability()))})"
+        capability = "".join(map(str, torch.cuda.get_device_capability(number)))
+        gpu = f"{torch.cuda.get_device_name(number)} (sm_{capability})"
     except RuntimeError:  # CUDA does not even start
         gpu = "the GPU"
     kernels = ", ".join(torch.cuda.get_arch_list())

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from kit.offline.answers import Part, blend_parts, part_of, scored_rows
 from kit.offline.contract import Competition
 from kit.offline.errors import LockedError, NotFound, RunError, did_you_mean
 from kit.offline.files import sha256_of, write_json, write_whole
+from kit.offline.golden import version_here
 from kit.offline.places import competition_folder, home_folder, list_competitions, load_module
 from kit.offline.predictions import Gallery, Predictions, join, load_predictions
 from kit.offline.tasks import Learned, settings_of, task_from
@@ -151,13 +151,7 @@ def _hash_of(content: Any) -> str:
 
 def versions() -> dict[str, str | None]:
     """Of Python and the packages that train; None for one that is not installed (Kaggle has several OpenCVs)."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+    return {name: version_here(name) for name in ("python", *PACKAGES)}
 
 
 def _shaping(folder: Path, recipe: Recipe, folds_sha256: str, learned: Learned) -> dict[str, Any]:

@@ -300,9 +300,10 @@ def test_a_gpu_that_only_claims_to_work_is_told_and_not_picked(monkeypatch, caps
         raise RuntimeError("no kernel image is available for execution on the device\nand much more")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_120"])
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 0))
-    monkeypatch.setattr(torch.cuda, "get_device_name", (lambda: "Tesla P100-PCIE-16GB") if starts else broken)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: (6, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", (lambda number: "Tesla P100-PCIE-16GB") if starts else broken)
     monkeypatch.setattr(torch, "zeros", broken)
     assert pick_device("meta").type == "meta"
     assert not capsys.readouterr().err

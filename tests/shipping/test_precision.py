@@ -16,9 +16,9 @@ from safetensors.torch import load, load_file, save, save_file
 
 from kit import ImageToImage, Multiclass, Multilabel, Regression, Retrieval, Segmentation
 from kit.offline.errors import WeightsError
+from kit.offline.golden import golden_answers
 from kit.offline.manifest import open_bundle
 from kit.offline.models import build_model, load_weights
-from kit.offline.predict import golden_answers
 from kit.offline.predictions import Gallery
 from kit.shipping import precision
 from kit.shipping.bundle import make_bundle

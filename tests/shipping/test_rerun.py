@@ -1,0 +1,412 @@
+"""What the notebook does on Kaggle: loud on the public run, and in the rerun a submission whatever happens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kit.offline.clock import Clock
+from kit.offline.ensemble import Seated, predict_rows
+from kit.offline.errors import BundleError, ImageError, KitError
+from kit.offline.files import sha256_of
+from kit.offline.frames import checked, read_table
+from kit.offline.manifest import Manifest, open_bundle, open_mounted
+from kit.offline.notebook import LOG, serve, submit
+from kit.offline.predict import competition_in, predict_bundle, prior_table, seat_members
+from kit.offline.predictions import Predictions
+from kit.shipping.datasets import datasets_of
+from kit.shipping.rehearse import mounted_as
+from tests.shipping.conftest import World, reseal
+
+CPU = torch.device("cpu")
+
+
+def seated_of(bundle: Path, devices: list[torch.device] | None = None) -> list[Seated]:
+    """The members of a bundle in their seats."""
+    manifest = open_bundle(bundle)
+    files = {name: bundle / name for name in manifest.files}
+    return seat_members(manifest, competition_in(bundle, manifest), files, devices or [CPU])
+
+
+def test_frame_of(seated: list[Seated], data: Path) -> pd.DataFrame:
+    return checked(seated[0].competition.test_frame(data), "test_frame")
+
+
+test_frame_of.__test__ = False  # type: ignore[attr-defined]
+
+
+def values(predictions: object) -> np.ndarray:
+    assert isinstance(predictions, Predictions)
+    return predictions.values
+
+
+def test_a_file_is_read_once_for_members_views_and_sizes(
+    world: World, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two members of two views, one of which takes another size: each file is decoded once, and nobody says anything
+    else than alone."""
+    seated = seated_of(bundle)
+    other = replace(seated[1].member, preparation=replace(seated[1].member.preparation, size=(48, 48), cache_size=16))
+    seated[1] = replace(seated[1], member=other)
+    frame = test_frame_of(seated, world.data)
+    read: list[str] = []
+    kind = type(seated[0].competition)
+    whole = kind.read
+    monkeypatch.setattr(kind, "read", lambda self, row, data, how: read.append(row.path) or whole(self, row, data, how))
+    together = predict_rows(seated, frame, world.data, tmp_path).predictions
+    assert sorted(read) == sorted(frame["path"])
+    for one, said in zip(seated, together, strict=True):
+        alone = predict_rows([one], frame, world.data, tmp_path).predictions[0]
+        np.testing.assert_array_equal(values(said), values(alone))
+
+
+def test_two_devices_say_the_same(world: World, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches go to each device in turn and come back in order; the devices here are two names of the CPU."""
+    monkeypatch.setattr("kit.offline.ensemble.BATCH_SIZE", 2)
+    frame = test_frame_of(seated_of(bundle), world.data)
+    one = predict_rows(seated_of(bundle), frame, world.data, tmp_path).predictions
+    both = predict_rows(seated_of(bundle, [CPU, torch.device("cpu", 0)]), frame, world.data, tmp_path).predictions
+    for single, double in zip(one, both, strict=True):
+        np.testing.assert_array_equal(values(single), values(double))
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved(
+    world: World, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same answers from smaller batches; one row that does not fit is an error."""
+    import kit.offline.ensemble as ensemble
+
+    seated, whole = seated_of(bundle), ensemble.forward
+    frame = test_frame_of(seated, world.data)
+    plain = predict_rows(seated, frame, world.data, tmp_path).predictions
+    room = 2
+
+    def forward(model: object, task: object, images: torch.Tensor, *rest: object) -> torch.Tensor:
+        if len(images) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(model, task, images, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ensemble, "forward", forward)
+    for ours, theirs in zip(predict_rows(seated, frame, world.data, tmp_path).predictions, plain, strict=True):
+        np.testing.assert_allclose(values(ours), values(theirs), atol=1e-6)
+    room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        predict_rows(seated, frame, world.data, tmp_path)
+
+
+def test_unreadable_rows_get_the_prior_and_touch_no_other(world: World, bundle: Path, tmp_path: Path) -> None:
+    """Where it is borne; else the first one is an error. Rows beside it in the batch keep their values to the bit."""
+    seated = seated_of(bundle)
+    data = Path(shutil.copytree(world.data, tmp_path / "data"))
+    frame = test_frame_of(seated, data)
+    clean = predict_rows(seated, frame, data, tmp_path).predictions
+    gone, empty = frame["sample_id"].iloc[[3, 0]]
+    (data / "test" / f"{gone}.png").unlink()
+    (data / "test" / f"{empty}.png").write_bytes(b"")
+    outcome = predict_rows(seated, frame, data, tmp_path, tolerant=True)
+    assert set(outcome.unreadable) == {gone, empty}
+    for one, said, before in zip(seated, outcome.predictions, clean, strict=True):
+        assert isinstance(said, Predictions) and isinstance(before, Predictions) and one.member.prior
+        rest = [name for name in frame["sample_id"] if name not in (gone, empty)]
+        np.testing.assert_array_equal(said.align(rest).values, before.align(rest).values)
+        np.testing.assert_allclose(said.align([empty]).values[0], one.member.prior, rtol=1e-6)
+        assert sum(one.member.prior) == pytest.approx(1, abs=1e-4)  # a mean of probabilities
+    with pytest.raises(ImageError):
+        predict_rows(seated, frame, data, tmp_path)
+
+
+def test_a_network_that_says_no_number_is_borne_in_the_rerun_alone(world: World, bundle: Path, tmp_path: Path) -> None:
+    """As a row that cannot be read."""
+    seated = seated_of(bundle)
+    for parameter in seated[0].models[CPU].parameters():
+        parameter.data.fill_(float("nan"))
+    frame = test_frame_of(seated, world.data)
+    outcome = predict_rows(seated, frame, world.data, tmp_path, tolerant=True)
+    assert set(outcome.unreadable) == set(frame["sample_id"])
+    with pytest.raises(KitError, match="finite"):
+        predict_rows(seated, frame, world.data, tmp_path)
+
+
+def test_what_time_does_not_allow_is_left_out(
+    world: World, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member that is left out changes no blend: it repeats what the others say. Without time rows get the prior."""
+    monkeypatch.setattr("kit.offline.ensemble.BATCH_SIZE", 1)
+    seated = seated_of(bundle)
+    frame = test_frame_of(seated, world.data)
+    clean = predict_rows(seated, frame, world.data, tmp_path).predictions
+    ticks = iter(range(10**6))
+    outcome = predict_rows(seated, frame, world.data, tmp_path, Clock(5.9, 0, lambda: next(ticks)))
+    first, second = (values(said) for said in outcome.predictions)
+    same = [bool((first[at] == second[at]).all()) for at in range(len(frame))]
+    assert outcome.left_out and not same[0] and (any(same) or outcome.late)
+    np.testing.assert_array_equal(first[0], values(clean[0])[0])
+    late = predict_rows(seated, frame, world.data, tmp_path, Clock(1, -100, lambda: 0.0))
+    assert late.late == len(frame) - 1
+    assert len(np.unique(values(late.predictions[0])[1:], axis=0)) == 1
+
+
+def test_weights_are_found_where_their_own_dataset_is_mounted(bundle: Path, tmp_path: Path) -> None:
+    """Under both layouts, beside another file of that name; a changed bit is refused with the file's name."""
+    manifest = open_bundle(bundle)
+    for layout in ("old", "new"):
+        inputs = tmp_path / layout
+        for place, folder in mounted_as(bundle, manifest, layout, tmp_path / f"scratch-{layout}").items():
+            shutil.copytree(folder, inputs / place)
+        (inputs / "a").mkdir()
+        (inputs / "a" / manifest.members[0].file).write_bytes(b"another")
+        place = next(inputs.rglob("manifest.json")).parent
+        assert not list(place.glob("*.safetensors"))
+        with pytest.raises(BundleError, match="missing"):
+            open_bundle(place)
+        _, files = open_mounted(place, sha256_of(bundle / "manifest.json"), inputs)
+        assert set(files) == set(manifest.files)
+        weights = files[manifest.members[1].file]
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+        with pytest.raises(BundleError, match=weights.name):
+            open_mounted(place, None, inputs)
+    assert len(datasets_of(manifest)) == 2
+
+
+@pytest.fixture
+def kaggle(world: World, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pd.DataFrame]:
+    """`submit` in a working folder over mounted inputs; keyword rerun=True is Kaggle's rerun."""
+    inputs, working = tmp_path / "input", tmp_path / "working"
+    working.mkdir()
+    shutil.copytree(world.data, inputs / "competitions" / "coloured-tiles")
+    monkeypatch.setenv("KIT_INPUT", str(inputs))
+    monkeypatch.chdir(working)
+
+    def run(rerun: bool = False, **named: bool | float) -> pd.DataFrame:
+        if rerun:
+            monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+        return submit(bundle, sha256_of(bundle / "manifest.json"), **named)  # type: ignore[arg-type]
+
+    return run
+
+
+def log_of(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / "working" / LOG).read_text())
+
+
+def broken_read(world: World, bundle: Path, code: str) -> None:
+    """Give the bundle's adapter a `read` of its own."""
+    adapter = (world.home / "competitions" / "tiles" / "adapter.py").read_text()
+    reseal(bundle, {"competitions/tiles/adapter.py": adapter + f"\n    def read(self, row, data, how):\n{code}\n"})
+
+
+def test_the_public_run_proves_that_all_is_as_at_home(
+    world: World, bundle: Path, tmp_path: Path, kaggle: Callable[..., pd.DataFrame]
+) -> None:
+    """The same bytes as at home; held-back rows are predicted again and are as they were."""
+    kaggle()
+    predict_bundle(bundle, world.data, tmp_path / "home.csv")
+    assert (tmp_path / "working" / "submission.csv").read_bytes() == (tmp_path / "home.csv").read_bytes()
+    log = log_of(tmp_path)
+    assert log["rows"] == log["units"] == 7 and log["fault"] is None and log["unreadable"] == {}
+    assert len(log["drift"]) == 2 and max(log["drift"].values()) < 0.01
+    manifest = open_bundle(bundle)
+    assert [len(member.remembered.ids) for member in manifest.members if member.remembered] == [20, 20]
+    steps = sorted(log["seconds"], key=log["seconds"].get)
+    assert steps == ["opened", "prior", "golden", "predicted again", "predicted", "written"]
+
+
+def test_files_that_are_read_otherwise_are_refused(
+    world: World, bundle: Path, kaggle: Callable[..., pd.DataFrame], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Golden inputs are no files and cannot show it: here channels come in another order. The rerun warns alone."""
+    broken_read(world, bundle, "        return super().read(row, data, how)[:, :, ::-1]")
+    with pytest.raises(BundleError, match="held-back training rows"):
+        kaggle()
+    assert len(kaggle(rerun=True)) == 7
+
+
+def test_the_rerun_ends_in_the_prior_where_all_fails(
+    world: World,
+    bundle: Path,
+    tmp_path: Path,
+    kaggle: Callable[..., pd.DataFrame],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A legal table that is there before anything is tried; strict stops instead, and writes nothing."""
+    monkeypatch.setattr("kit.offline.ensemble.default_workers", lambda: 0)  # the error as the adapter raised it
+    adapter = (world.home / "competitions" / "tiles" / "adapter.py").read_text()
+    broken = adapter + "\n    def cut(self, array, row, how, rng):\n        raise MemoryError('all of it')\n"
+    reseal(bundle, {"competitions/tiles/adapter.py": broken})
+    with pytest.raises(MemoryError):
+        kaggle()
+    table = kaggle(rerun=True)
+    manifest = open_bundle(bundle)
+    competition = competition_in(bundle, manifest)
+    frame = checked(competition.test_frame(world.data), "test_frame")
+    pd.testing.assert_frame_equal(table, prior_table(manifest, competition, frame, world.data))
+    assert read_table(tmp_path / "working" / "submission.csv")["kind"].nunique() == 1
+    assert log_of(tmp_path)["fault"] == "MemoryError: all of it"
+    assert "LOOK AT THIS" in capsys.readouterr().err
+    (tmp_path / "working" / "submission.csv").unlink()
+    with pytest.raises(MemoryError):
+        kaggle(strict=True)
+    assert not (tmp_path / "working" / "submission.csv").exists()
+
+
+def test_the_rerun_counts_what_it_cannot_read(
+    tmp_path: Path, kaggle: Callable[..., pd.DataFrame], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of seven: it is said most loudly, and the table is whole; strict stops, and so does the public run."""
+    bad = sorted((tmp_path / "input" / "competitions" / "coloured-tiles" / "test").glob("*.png"))[2]
+    bad.write_bytes(bad.read_bytes()[:60])
+    with pytest.raises(ImageError):
+        kaggle()
+    assert len(kaggle(rerun=True)) == 7
+    assert list(log_of(tmp_path)["unreadable"]) == [bad.stem]
+    said = capsys.readouterr().err
+    assert "LOOK AT THIS: 1 of 7 rows" in said and bad.stem in said
+    with pytest.raises(ImageError):
+        kaggle(strict=True)
+
+
+GATEWAY = '''
+"""A stand-in for a host's kaggle_evaluation: batches go over a socket to the notebook's function, as there."""
+
+import io
+import json
+import os
+import threading
+from multiprocessing.connection import Client, Listener
+from pathlib import Path
+
+import pandas as pd
+
+
+class TilesInferenceServer:
+    def __init__(self, predict):
+        self.predict = predict
+        self.listener = Listener(("127.0.0.1", 0))
+
+    def serve(self):
+        """Answer until the gateway says that it is done. No pickle: rows as JSON."""
+        with self.listener, self.listener.accept() as line:
+            while (asked := line.recv_bytes()) != b"done":
+                try:
+                    table = self.predict(*json.loads(asked))
+                    said = {"table": table.to_json(orient="split")}
+                except Exception as error:
+                    said = {"error": f"{type(error).__name__}: {error}"}
+                line.send_bytes(json.dumps(said).encode())
+
+    def run_local_gateway(self, paths):
+        """The host's gateway, in a thread: two images a batch; a batch must come back with as many rows."""
+        server = threading.Thread(target=self.serve)
+        server.start()
+        try:
+            gateway(self.listener.address, Path(paths[0]))
+        finally:
+            server.join()
+
+
+def gateway(address, data):
+    files = sorted(path.name for path in (data / "test").glob("*.png"))
+    tables = []
+    with Client(address) as line:
+        try:
+            for first in range(0, len(files), 2):
+                line.send_bytes(json.dumps([files[first : first + 2], str(data / "test")]).encode())
+                said = json.loads(line.recv_bytes())
+                if "error" in said:
+                    raise RuntimeError("SERVER_RAISED_EXCEPTION " + said["error"])
+                table = pd.read_json(io.StringIO(said["table"]), orient="split", dtype=False)
+                if len(table) != len(files[first : first + 2]):
+                    raise RuntimeError("INVALID_SUBMISSION")
+                tables.append(table)
+        finally:
+            line.send_bytes(b"done")
+    pd.concat(tables).to_csv("submission.csv", index=False)
+'''
+SERVED = """
+    def serve_frame(self, data, names, folder):
+        from pathlib import Path
+
+        ids = [name.removesuffix(".png") for name in names]
+        return pd.DataFrame({"sample_id": ids, "path": names}), Path(folder)
+"""
+
+
+@pytest.fixture
+def served(world: World, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`serve` over mounted inputs with a gateway in the competition's files; with rerun=True the gateway calls from
+    outside."""
+    adapter = (world.home / "competitions" / "tiles" / "adapter.py").read_text()
+    rules = "Rules(kind='server', server='kaggle_evaluation.tiles_server.TilesInferenceServer')"
+    reseal(
+        bundle,
+        {"competitions/tiles/adapter.py": adapter.replace("Rules(minutes=30, test_rows=50_000)", rules) + SERVED},
+    )
+    data = Path(shutil.copytree(world.data, tmp_path / "input" / "coloured-tiles"))
+    (data / "kaggle_evaluation").mkdir()
+    (data / "kaggle_evaluation" / "__init__.py").write_text("")
+    (data / "kaggle_evaluation" / "tiles_server.py").write_text(GATEWAY)
+    (tmp_path / "working").mkdir()
+    monkeypatch.setenv("KIT_INPUT", str(tmp_path / "input"))
+    monkeypatch.chdir(tmp_path / "working")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in sys.modules if name.startswith("kaggle_evaluation")]:
+        monkeypatch.delitem(sys.modules, name)
+
+    def run(**named: bool) -> None:
+        serve(bundle, sha256_of(bundle / "manifest.json"), "submission.csv", **named)
+
+    return run
+
+
+def test_a_gateway_is_answered_batch_by_batch(
+    world: World, tmp_path: Path, served: Callable[..., None], bundle: Path
+) -> None:
+    """Every batch of two gets its rows, and together they are what the files alone would give."""
+    served()
+    table = read_table(tmp_path / "working" / "submission.csv").set_index("tile")["kind"]
+    manifest: Manifest = open_bundle(bundle)
+    home = predict_bundle(bundle, world.data, tmp_path / "home.csv").set_index("tile")["kind"]
+    assert table.sort_index().to_dict() == home.sort_index().to_dict()
+    log = log_of(tmp_path)
+    assert log["rows"] == 7 and log["fault"] is None and len(log["drift"]) == len(manifest.members)
+
+
+def test_an_unreadable_image_is_loud_at_the_local_gateway_and_borne_in_the_rerun(
+    tmp_path: Path, served: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for notebooks that write a file; in the rerun the host's own gateway calls."""
+    data = tmp_path / "input" / "coloured-tiles"
+    bad = sorted((data / "test").glob("*.png"))[4]
+    bad.write_bytes(b"")
+    with pytest.raises(RuntimeError, match="SERVER_RAISED_EXCEPTION ImageError"):
+        served()
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    import threading
+
+    import kaggle_evaluation.tiles_server as host  # type: ignore[import-not-found]
+
+    callers: list[threading.Thread] = []
+    whole = host.TilesInferenceServer.serve
+
+    def serve_and_be_called(self: object) -> None:
+        callers.append(threading.Thread(target=host.gateway, args=(self.listener.address, data)))  # type: ignore[attr-defined]
+        callers[0].start()
+        whole(self)
+
+    monkeypatch.setattr(host.TilesInferenceServer, "serve", serve_and_be_called)
+    served()
+    callers[0].join()
+    assert len(read_table(tmp_path / "working" / "submission.csv")) == 7
+    assert list(log_of(tmp_path)["unreadable"]) == [bad.stem]
