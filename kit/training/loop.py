@@ -172,43 +172,43 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     checkpoint.require_room(fold.folder, model, averaged=bool(average))
 
     # Where were we? `limits`: what this machine made of the recipe
-    step, best = 0, None
+    step, best, loss = 0, None, 0.0  # of the epoch's batches, summed
     found = checkpoint.resume(fold.folder)
     limits: dict[str, Any] = found[1]["limits"] if found else precision_and_parts(fold, setup, model, device)
     cast, scaler = precision_of(limits["precision"], device)
     if found:
         step, state = found
-        best = state["best"]
+        best, loss = state["best"], state["loss"]
         restore(state, model, optimizer, scaler, average)
         fold.say(f"fold {fold.name}: going on at epoch {step // len(steps) + 1} of {recipe.epochs}")
     keep_log(fold.folder / "log.jsonl", step // len(steps))
 
     def commit() -> None:
-        checkpoint.commit(fold.folder, step, state_of(model, optimizer, scaler, average, best, limits))
+        checkpoint.commit(fold.folder, step, state_of(model, optimizer, scaler, average, best, loss, limits))
 
     if not found and recipe.precision == "auto" and device.type == "cpu":
         commit()  # another trial might choose otherwise
 
-    def gradients(batches: list[Any], epoch: int, mix: Mix) -> list[Tensor]:
-        """Add up the gradients of an update's batches, each in as many parts as memory asks for; returns the losses."""
+    def gradients(batches: list[Any], epoch: int, mix: Mix) -> float:
+        """Add up the gradients of an update's batches, each in as many parts as memory asks for, and their losses."""
         optimizer.zero_grad(set_to_none=True)
-        losses = []
+        summed = 0.0
         for number, (positions, images, masks) in enumerate(batches, step):
             seed_step(recipe.seed, fold.number, number)
             inputs, beside = to_device(images, table[positions], preparation, device)
             wanted = masks.to(device).movedim(-1, 1).float() if task.dense else targets[positions].to(device)
             wanted = task.smooth(wanted, recipe.label_smoothing) if recipe.label_smoothing else wanted
             inputs, wanted, weight = mix(inputs, wanted, weights[positions].to(device), beside)
-            loss = torch.zeros((), device=device)
+            of_batch = torch.zeros((), device=device)
             for part, share in in_parts(weight, limits["parts"]):
                 with cast():
                     outputs = network(channels_last(inputs[part]), **{name: of[part] for name, of in beside.items()})
                     of_part = task.loss(outputs, wanted[part], weight[part]) * share
                 scaler.scale(of_part / len(batches)).backward()
-                loss += of_part.detach()
-            require_finite("loss", loss, fold, epoch, number % len(steps), positions, optimizer)
-            losses.append(loss)
-        return losses
+                of_batch += of_part.detach()
+            require_finite("loss", of_batch, fold, epoch, number % len(steps), positions, optimizer)
+            summed += of_batch.item()
+        return summed
 
     # Train
     committed = time.monotonic()
@@ -222,12 +222,12 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
             mix = batch_mix(recipe, device.type, epoch)
             steps.epoch, steps.first = epoch, step % len(steps)
             started, seen = time.monotonic(), 0
-            losses: list[Tensor] = []
+            loss = loss if steps.first else 0.0
             for batches in grouped(loader, recipe.accumulate):
                 at = step % len(steps)
                 update = epoch * updates + at // recipe.accumulate
                 schedule.step_update(update)
-                done: list[Tensor] | None = None
+                done: float | None = None
                 while done is None:
                     with suppress(torch.OutOfMemoryError):
                         done = gradients(batches, epoch, mix)
@@ -243,7 +243,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
                 scaler.update()
                 if average:
                     average.update(model, step=update)
-                losses += done
+                loss += done
                 step, seen = step + len(batches), seen + sum(len(one[0]) for one in batches)
                 if (asked or time.monotonic() - committed > COMMIT_SECONDS) and step % len(steps):
                     commit()
@@ -259,7 +259,8 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
                 if recipe.keep == "best":
                     write_whole(fold.folder / checkpoint.BEST, weights_of(shown))
             speed = seen / max(seconds, 1e-9)
-            report(fold, epoch, losses, score, optimizer.param_groups[-1]["lr"], speed, time.monotonic() - began)
+            lr, elapsed = optimizer.param_groups[-1]["lr"], time.monotonic() - began
+            report(fold, epoch, loss / len(steps), score, lr, speed, elapsed)
             if asked or (time.monotonic() - committed > COMMIT_SECONDS and epoch + 1 < recipe.epochs):
                 commit()
                 committed = time.monotonic()
@@ -513,6 +514,7 @@ def state_of(
     scaler: torch.amp.GradScaler,
     average: ModelEmaV3 | None,
     best: dict[str, Any] | None,
+    loss: float,
     limits: dict[str, Any],
 ) -> dict[str, Any]:
     """All that a fold needs to go on; generators are not among it, since every draw is counted."""
@@ -522,6 +524,7 @@ def state_of(
         "scaler": scaler.state_dict(),
         "average": average.module.state_dict() if average else None,
         "best": best,
+        "loss": loss,
         "limits": limits,
     }
 
@@ -557,9 +560,8 @@ def keep_log(path: Path, epochs: int) -> None:
         write_whole(path, b"".join(path.read_bytes().splitlines(keepends=True)[:epochs]))
 
 
-def report(fold: Fold, epoch: int, losses: list[Tensor], score: float, lr: float, speed: float, elapsed: float) -> None:
+def report(fold: Fold, epoch: int, loss: float, score: float, lr: float, speed: float, elapsed: float) -> None:
     """One line on the screen and one in log.jsonl."""
-    loss = float(torch.stack(losses).mean()) if losses else float("nan")
     epochs = fold.epochs or fold.recipe.epochs
     left = elapsed / (epoch + 1) * (epochs - epoch - 1)
     fold.say(

@@ -33,7 +33,7 @@ from kit.training import checkpoint, loop  # noqa: E402
 CHANCING = {
     "run.json": ("started",),
     "done.json": ("seconds", "peak_memory_mb"),
-    "log.jsonl": ("images_per_second", "loss"),  # of an epoch begun in its middle, the mean over the steps since
+    "log.jsonl": ("images_per_second",),
 }
 """What differs from run to run, by file."""
 NOTES = "reads.txt"

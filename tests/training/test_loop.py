@@ -175,6 +175,7 @@ def test_a_state_from_any_place_goes_on_alike(world, monkeypatch, at):
     whole = world.train([0], name="whole", **settings)
     assert count[:4] == [1, 2, 3, 4], "within an epoch of two steps, at its end, and so on"
     assert bytes_of(went_on) == bytes_of(whole)
+    assert [line["loss"] for line in log_of(went_on)] == [line["loss"] for line in log_of(whole)]
 
 
 def test_an_epoch_that_is_done_again_is_logged_once(world, monkeypatch):
