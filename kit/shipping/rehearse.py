@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,9 +35,11 @@ from kit.offline.predictions import Gallery
 from kit.shipping import sandbox
 from kit.shipping.datasets import datasets_of
 from kit.shipping.estimate import MARGIN, Estimate, Took, estimate
+from kit.shipping.image import load_image
 from kit.shipping.notebook import notebook_folder, render_notebook
 from kit.shipping.predict import as_kit_error, last_line, predict_at_home
 from kit.shipping.staging import spoil, stage_hidden
+from kit.shipping.wheels import modules_lacking
 from kit.training.fanout import training_frame
 
 Isolation = Literal["auto", "namespaces", "guard"]
@@ -223,8 +226,14 @@ def _case(
             _require_alike(stage.kept / clean, stage.kept / str(case.submission), len(befell), case.rows)
         return case
     except KitError as error:
-        layout = "old" if name == "given" else "new"
-        return Case(name, layout, fault=str(error))
+        fault = error
+    except Exception as error:  # noqa: BLE001 - whatever an adapter raises is a finding
+        fault = SubmissionError(
+            f"stage_test, test_frame and submission of the adapter to bear the {name} test set",
+            f"{type(error).__name__}: {error}",
+            "mend the adapter; kit check names more",
+        )
+    return Case(name, "old" if name == "given" else "new", fault=str(fault))
 
 
 def _require_alike(clean: Path, spoilt: Path, units: int, rows: int) -> None:
@@ -280,8 +289,8 @@ def run_notebook(
     """Run a notebook (its JSON) behind walls, for at most `limit` seconds, in an environment that holds no secret.
 
     inputs: path below /kaggle/input -> folder. working: what it sees as /kaggle/working. hidden: folders it must not
-    see beside this checkout. environment: further variables. python: the kernel's interpreter [this one]. A failing
-    cell is no exception: see `Executed.error`.
+    see beside this checkout. environment: further variables. python: the kernel's interpreter [this one, less the
+    packages that Kaggle's image lacks]. A failing cell is no exception: see `Executed.error`.
     Raises KitError where the process itself fails, or namespaces are refused and nothing else is allowed.
     """
     refused = ""
@@ -295,6 +304,7 @@ def run_notebook(
                 "hidden": [str(path) for path in (*_checkout(), *(Path(path).resolve() for path in hidden))],
                 "kept": [str(path) for path in _interpreters(sys.executable, python or sys.executable)],
                 "python": str(python or sys.executable),
+                "lacking": [] if python else _lacking(),
                 "limit": limit,
                 "namespaces": namespaces,
             }
@@ -343,6 +353,11 @@ def _in_own_process(scratch: Path, limit: float, environment: Mapping[str, str])
             last_line(errors.read_text()) or f"exit code {process.returncode} and no word",
             "free some memory, or give it more time with --limit",
         ) from None
+
+
+@cache
+def _lacking() -> list[str]:
+    return modules_lacking(load_image())
 
 
 def _checkout() -> list[Path]:
@@ -473,11 +488,11 @@ def failure(where: str, notebook: Path, name: str, message: str) -> SubmissionEr
     said = as_kit_error(message)
     if said is not None:
         return SubmissionError(said.expected, f"{said.found} (the notebook on {where})", said.fix)
-    fix = (
-        "give it more time with --limit, or fewer views and folds"
-        if name == "TimeoutError"
-        else f"look into {notebook}"
-    )
+    fix = f"look into {notebook}"
+    if name == "TimeoutError":
+        fix = "give it more time with --limit, or fewer views and folds"
+    if sandbox.LACKING in message:
+        fix = "name its package in `wheels` of the adapter, and bundle again"
     return SubmissionError(f"the notebook to run through on {where}", f"{name}: {message}", fix)
 
 

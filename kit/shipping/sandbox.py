@@ -25,7 +25,7 @@ import struct
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,7 @@ def deny_sockets() -> bool:
     return bool(libc.prctl(PR_SET_SECCOMP, 2, filter_, 0, 0) == 0)
 
 
+LACKING = "Kaggle's image lacks, and the bundle does not bring, the module"
 WRITES = {
     "os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate", "os.utime",
 }  # fmt: skip
@@ -218,25 +219,47 @@ def guard(protected: Sequence[str], hidden: Sequence[str], kept: Sequence[str]) 
     sys.meta_path.insert(0, Hidden())  # type: ignore[arg-type]
 
 
-def _enter_guard(job: Mapping[str, Any], scratch: Path) -> str:
-    """The fallback: inputs as links in $KIT_INPUT, a startup file that puts `guard` into the kernel, no sockets."""
+def without(modules: Sequence[str]) -> None:
+    """A hook for the kernel: top-level modules of these names are found where a bundle brings them, not among the
+    packages that are installed."""
+
+    class Lacking:
+        """Looks first."""
+
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+            if path is not None or name not in modules:
+                return None
+            brought = [entry for entry in sys.path if Path(entry).name not in ("site-packages", "dist-packages")]
+            spec = PathFinder.find_spec(name, brought)
+            if spec is None:
+                raise ModuleNotFoundError(f"{LACKING} {name!r}", name=name)
+            return spec
+
+    sys.meta_path.insert(0, Lacking())  # type: ignore[arg-type]
+
+
+def _hook_kernel(scratch: Path, seen_as: Path, calls: Sequence[str]) -> None:
+    """Put `calls` of this module into the start of every Python that is started from here on.
+
+    scratch: the notebook's /tmp on this side of the walls, seen_as: on the other.
+    """
+    (scratch / "start").mkdir()
+    (scratch / "start" / "walls.py").write_text(Path(__file__).read_text())
+    (scratch / "start" / "sitecustomize.py").write_text("\n".join(["import walls", *calls]) + "\n")
+    os.environ["PYTHONPATH"] = str(seen_as / "start")
+
+
+def _enter_guard(job: Mapping[str, Any], scratch: Path) -> tuple[str, str]:
+    """The fallback: inputs as links in $KIT_INPUT, no sockets; returns what holds, and the call of `guard`."""
     for name, source in job["inputs"].items():
         link = scratch / "input" / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(source)
     here = [*(str(Path(source).resolve()) for source in job["inputs"].values()), str((scratch / "input").resolve())]
-    lines = [
-        "import importlib.util",
-        f"spec = importlib.util.spec_from_file_location('sandbox', {str(Path(__file__).resolve())!r})",
-        "module = importlib.util.module_from_spec(spec)",
-        "spec.loader.exec_module(module)",
-        f"module.guard({here!r}, {list(job['hidden'])!r}, {[*job['kept'], *here]!r})",
-    ]
-    (scratch / "start").mkdir()
-    (scratch / "start" / "sitecustomize.py").write_text("\n".join(lines) + "\n")
-    os.environ.update(KIT_INPUT=str(scratch / "input"), PYTHONPATH=str(scratch / "start"))
+    os.environ["KIT_INPUT"] = str(scratch / "input")
     os.chdir(job["working"])
-    return "seccomp" if deny_sockets() else "python"
+    call = f"walls.guard({here!r}, {list(job['hidden'])!r}, {[*job['kept'], *here]!r})"
+    return "seccomp" if deny_sockets() else "python", call
 
 
 def _execute(job: Mapping[str, Any], temporary: Path) -> dict[str, Any]:
@@ -300,8 +323,10 @@ def main(job_file: str, result_file: str) -> int:
     scratch = Path(job_file).parent
     limit_resources()
     (scratch / "tmp").mkdir(exist_ok=True)
+    calls = [f"walls.without({job['lacking']!r})"]
     with Path(result_file).open("w") as result:  # opened now: behind the walls there is no such path
         if job["namespaces"]:
+            _hook_kernel(scratch / "tmp", Path("/tmp"), calls)  # noqa: S108
             try:
                 enter_namespaces(job, scratch)
             except (OSError, AttributeError) as error:
@@ -309,7 +334,9 @@ def main(job_file: str, result_file: str) -> int:
                 return 0
             isolation, temporary = "namespaces", Path("/tmp")  # noqa: S108
         else:
-            isolation, temporary = _enter_guard(job, scratch), scratch / "tmp"
+            isolation, call = _enter_guard(job, scratch)
+            _hook_kernel(scratch / "tmp", scratch / "tmp", [*calls, call])
+            temporary = scratch / "tmp"
         json.dump({**_execute(job, temporary), "isolation": isolation}, result)
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,12 +56,15 @@ def spoil(competition: Competition, data: Path) -> dict[str, str]:
     """Spoil some test files below `data`, each in another way, and shuffle the lines of the sample submission.
 
     Returns unit_id -> what befell its file; empty where test rows have no `path`. A file that the adapter finds by
-    looking for files is not removed: the host's sample would still name it.
+    looking for files is not removed: the host's sample would still name it. Raises DataError where shuffling gives a
+    row of the test frame to another id.
     """
+    before = checked(competition.test_frame(data), "test_frame")
     if competition.sample and (data / competition.sample).is_file():
         sample = read_table(data / competition.sample)
         sample.sample(frac=1, random_state=0).to_csv(data / competition.sample, index=False)
     frame = checked(competition.test_frame(data), "test_frame")
+    _require_same_rows(before, frame)
     if "path" not in frame.columns:
         return {}
     befell: dict[str, str] = {}
@@ -80,9 +82,18 @@ def spoil(competition: Competition, data: Path) -> dict[str, str]:
     return befell
 
 
-def counts(befell: dict[str, str]) -> str:
-    """What befell the files, in a line."""
-    return ", ".join(f"{count} {kind}" for kind, count in Counter(befell.values()).items()) or "none"
+def _require_same_rows(before: pd.DataFrame, after: pd.DataFrame) -> None:
+    known, seen = (frame.set_index("sample_id") for frame in (before, after))
+    seen = seen.reindex(known.index)
+    for column in known.columns.intersection(seen.columns):
+        other = known[column].astype(str) != seen[column].astype(str)
+        if other.any():
+            name = known.index[other][0]
+            raise DataError(
+                "the same test_frame, row by row, with the sample submission in another order",
+                f"{column} of {name!r}: {known[column][name]} before, {seen[column][name]} after",
+                "match by id in test_frame, never by position",
+            )
 
 
 def _units(competition: Competition, data: Path) -> set[str]:

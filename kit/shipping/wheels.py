@@ -13,7 +13,13 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import (
+    Distribution,
+    PackageNotFoundError,
+    distribution,
+    distributions,
+    packages_distributions,
+)
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -110,6 +116,24 @@ def _requirements(found: Distribution, extras: Iterable[str], image: Image) -> I
         environments = [{**image.environment, "extra": extra} for extra in ("", *extras)]
         if requirement.marker is None or any(requirement.marker.evaluate(one) for one in environments):
             yield requirement
+
+
+def modules_lacking(image: Image) -> list[str]:
+    """Top-level modules that can be imported here and, unless a bundle brings them, not in Kaggle's image; sorted.
+
+    What its packages require here is none of them: the image has those packages in releases that require other things.
+    """
+    here = {canonicalize_name(one.metadata["Name"]): one for one in distributions()}
+    there: set[str] = set()
+    waiting = [name for name in here if name in image.packages or TORCH.fullmatch(name)]
+    while waiting:
+        name = waiting.pop()
+        if name in here and name not in there:
+            there.add(name)
+            waiting += [canonicalize_name(one.name) for one in _requirements(here[name], (), image)]
+    return sorted(
+        module for module, names in packages_distributions().items() if not there & set(map(canonicalize_name, names))
+    )
 
 
 def carry(folder: Path, wanted: Iterable[str], image: Image | None = None) -> list[str]:

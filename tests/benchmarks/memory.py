@@ -64,20 +64,22 @@ class Adapter(Competition):
 
 
 def bench_memory() -> dict[str, Any]:
-    """Bytes that an added image costs: in the adapter's frame alone, then in an epoch, the cache cold, then warm."""
+    """Bytes that an added image costs: in the adapter's frame alone, where folds are frozen, in an epoch with the cache
+    cold, then warm, and warm with two loader processes (the default on two cores is none)."""
     with tempfile.TemporaryDirectory() as scratch:
         homes = [write_home(Path(scratch) / str(images), images) for images in (FEW, MANY)]
 
         def peaks(what: str, workers: int = 0) -> np.ndarray:
             return np.array([peak_of(home, what, workers) for home in homes])
 
-        frame, cold = peaks("frame"), peaks("train")
+        frame, folds, cold = peaks("frame"), peaks("folds"), peaks("train")
         warm, two = (np.median([peaks("train", workers) for _ in range(3)], axis=0) for workers in (0, 2))
     return {
         "command": "python tests/benchmarks/bench.py --only memory",
         "bytes_per_image": per_image(warm)[0],
         "bytes_per_image_cold_cache": per_image(cold)[0],
         "bytes_per_image_frame_alone": per_image(frame)[0],
+        "bytes_per_image_freezing_folds": per_image(folds)[0],
         "bytes_per_image_two_workers": per_image(two)[0],
         "bytes_per_image_two_workers_shared_out": per_image(two)[1],
         f"peak_mb_{FEW}_images": round(warm[0, 0] / 1e6),
@@ -147,7 +149,7 @@ def kilobytes(process: int, file: str, *names: str) -> int:
 
 
 def child(what: str, home: Path, workers: int) -> None:
-    """What is measured: the checked frame alone, or an epoch of fold 0."""
+    """What is measured: the checked frame alone, the freezing of folds, or an epoch of fold 0."""
     sys.path.insert(0, str(ROOT))
     from kit.offline.places import load_competition
     from kit.training.augment import none
@@ -160,6 +162,9 @@ def child(what: str, home: Path, workers: int) -> None:
     )
     if what == "frame":
         training_frame(competition, data)
+        return
+    if what == "folds":
+        open_ground(competition, data)
         return
     shutil.rmtree(data.parent / "runs", ignore_errors=True)
     train_run(open_ground(competition, data), "tiny", recipe, [0], home)

@@ -58,7 +58,7 @@ from dataclasses import replace
 from kit.training import Recipe, augment
 
 small = Recipe(
-    backbone="test_resnet", pretrained=False, image_size=32, epochs=1, batch_size=8, lr=3e-3, augment=augment.light,
+    backbone="test_resnet", pretrained=False, image_size=32, epochs=4, batch_size=8, lr=3e-3, augment=augment.light,
     precision="fp32", workers=0, tta=("identity", "hflip"),
 )
 other = replace(small, backbone="test_byobnet")

@@ -9,13 +9,15 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from safetensors.torch import load, save
 
-from kit.offline.errors import KitError, SubmissionError
+from kit.offline.errors import BundleError, KitError, SubmissionError
 from kit.offline.frames import read_table
+from kit.offline.manifest import open_bundle
 from kit.offline.predict import predict_bundle
 from kit.shipping.notebook import render_notebook
 from kit.shipping.rehearse import Executed, Isolation, rehearse, run_notebook
-from tests.shipping.conftest import World
+from tests.shipping.conftest import World, reseal
 
 ROOT = Path(__file__).parents[2]
 
@@ -230,3 +232,134 @@ def test_another_file_than_the_home_would_write_is_refused(
     monkeypatch.setattr("kit.shipping.rehearse.predict_at_home", predict_bundle)
     with pytest.raises(SubmissionError, match="violet"):
         rehearse(bundle, world.data, world.home, say=lambda _: None, cases=("given",)).require()
+
+
+def planted(world: World, bundle: Path, code: str, model: str = "") -> None:
+    """Put code into the adapter of a bundle, and a model.py beside it."""
+    adapter = (world.home / "competitions" / "tiles" / "adapter.py").read_text()
+    files = {"competitions/tiles/adapter.py": adapter + code}
+    reseal(bundle, {**files, "competitions/tiles/model.py": model} if model else files)
+
+
+DIALS = """
+    def read(self, row, data, how):
+        from urllib.request import urlopen
+
+        urlopen("http://192.0.2.1/weights", timeout=5)
+        return super().read(row, data, how)
+"""
+KNOWS_ITS_WAY = """
+    def test_frame(self, data):
+        import os
+        from pathlib import Path
+
+        if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
+            data = Path("/kaggle/input/coloured-tiles")
+        names = [path.stem for path in frames.list_files(data / "test", [".png"])]
+        return pd.DataFrame({"sample_id": names, "path": [f"test/{name}.png" for name in names]})
+"""
+COUNTS = """
+    def test_frame(self, data):
+        files = frames.list_files(data / "test", [".png"])
+        pairs = zip(read_table(data / "sample_submission.csv")["tile"], files)
+        return pd.DataFrame([(name, f"test/{file.name}") for name, file in pairs], columns=["sample_id", "path"])
+"""
+SORTS = """
+    def test_frame(self, data):
+        names = read_table(data / "sample_submission.csv")["tile"]
+        return pd.DataFrame({"sample_id": names, "path": "test/" + names + ".png"})
+
+    def submission(self, answers, units):
+        return pd.DataFrame({"tile": sorted(units.index), "kind": answers["kind"].to_numpy()})
+"""
+IMPORTS = """
+    def read(self, row, data, how):
+        import segmentation_models_pytorch
+
+        return super().read(row, data, how)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "cases", "failing", "said"),
+    [
+        (DIALS, ("given",), "given", "unreachable"),
+        (KNOWS_ITS_WAY, ("given", "hidden"), None, "/kaggle/input/coloured-tiles/test"),
+        (COUNTS, ("spoilt",), "spoilt", "match by id in test_frame, never by position"),
+        (SORTS, ("hidden", "spoilt"), "spoilt", "match by id in `submission`"),
+        (IMPORTS, ("given",), "given", "`wheels` of the adapter"),
+    ],
+    ids=["a call to the network", "a hard-coded path", "files by number", "answers by number", "a missing wheel"],
+)
+def test_a_planted_defect_is_found(
+    world: World, bundle: Path, code: str, cases: tuple[str, ...], failing: str | None, said: str
+) -> None:
+    """In the case that shows it, and in words that name it. A path of one layout passes under that one, where there are
+    namespaces; what goes by number passes until the sample submission comes in another order."""
+    planted(world, bundle, code)
+    report = rehearse(bundle, world.data, world.home, rows=24, say=lambda _: None, cases=cases)
+    faults = [(case.name, case.fault) for case in report.cases if case.fault]
+    assert not report.ok and (len(faults) == 1 or report.isolation != "namespaces")
+    assert failing in (None, faults[0][0]) and said in str(faults[0][1]), faults
+
+
+def test_a_changed_weight_is_found(world: World, bundle: Path) -> None:
+    """One bit is refused by the name of its file before anything runs; with a manifest that was made to fit, by the
+    golden inputs."""
+    weights = bundle / open_bundle(bundle).members[0].file
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 0x40
+    weights.write_bytes(content)
+    with pytest.raises(BundleError, match=weights.name):
+        rehearse(bundle, world.data, world.home, say=lambda _: None)
+    content[-2] ^= 0x40
+    weights.write_bytes(save({name: 1.5 * value for name, value in load(bytes(content)).items()}))
+    reseal(bundle)
+    [case] = rehearse(bundle, world.data, world.home, say=lambda _: None, cases=("given",)).cases
+    assert weights.name in str(case.fault) and "golden" in str(case.fault)
+
+
+SLOW = """
+import time
+
+from kit.offline.models import create_backbone
+
+
+def build(spec, task):
+    network = create_backbone(spec)
+    network.register_forward_pre_hook(lambda *_: time.sleep(1))
+    return network
+"""
+
+
+def test_a_slow_member_is_found(world: World, bundle: Path) -> None:
+    """Every case passes; the hidden set's 50,000 rows would take longer than the host's 30 minutes."""
+    lines: list[str] = []
+    whole = rehearse(world.bundle, world.data, world.home, say=lines.append, cases=("given",))
+    planted(world, bundle, "", SLOW)
+    report = rehearse(bundle, world.data, world.home, say=lines.append, cases=("given",))
+    assert [case.fault for case in report.cases] == [None] and not report.ok
+    assert whole.estimate is not None and report.estimate is not None
+    assert report.estimate.seconds_per_row > whole.estimate.seconds_per_row + 0.2
+    with pytest.raises(SubmissionError, match="a rerun within 30 minutes"):
+        report.require()
+
+
+def test_modules_that_kaggle_lacks_are_found_in_the_bundle_alone(tmp_path: Path) -> None:
+    """As on Kaggle: not among what is installed here; where a wheel brings them, first or last on the path, there."""
+    brought = tmp_path / "brought"
+    (brought / "segmentation_models_pytorch").mkdir(parents=True)
+    (brought / "segmentation_models_pytorch" / "__init__.py").write_text("from . import inner\nwho = inner.who")
+    (brought / "segmentation_models_pytorch" / "inner.py").write_text("who = 'the bundle'")
+    working = tmp_path / "working"
+    working.mkdir()
+    cells = (
+        "try:\n    import segmentation_models_pytorch\nexcept ImportError as error:\n    print(error)",
+        "import sys\nsys.path.append(BROUGHT)\nimport segmentation_models_pytorch as smp\nprint(smp.who)",
+    )
+    where = "import os\nBROUGHT = os.environ.get('KIT_INPUT', '/kaggle/input') + '/brought'"
+    executed = run_notebook(notebook_of(where, *cells), {"brought": brought}, working, 100)
+    assert executed.error is None, executed.error
+    _, first, second = nbformat.reads(executed.notebook, as_version=4).cells
+    assert "Kaggle's image lacks" in first.outputs[0].text
+    assert second.outputs[0].text.strip() == "the bundle"
