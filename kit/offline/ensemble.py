@@ -92,9 +92,7 @@ def predict_rows(
     ids, dense = frame["sample_id"].astype(str).to_numpy(), seated[0].competition.task.dense
     prepared = _distinct([one.member.preparation for one in seated])
     tables = [torch.from_numpy(table_of(frame, preparation.table)) for preparation in prepared]
-    samples = EnsembleSamples(seated, frame, data, prepared, tolerant)
-    workers = min(default_workers(), len(samples) // BATCH_SIZE)
-    batches = load(samples, BatchSampler(range(len(samples)), BATCH_SIZE, drop_last=False), workers, _collate)
+    batches = ensemble_batches(seated, frame, data, tolerant)
     every = [one.member.views for one in seated]
     retrieval = any(one.gallery for one in seated)  # embeddings of members say nothing of each other
     plan = clock.plan(every, [one.member.weight for one in seated], not retrieval) if clock else None
@@ -130,8 +128,8 @@ def predict_rows(
                     sizes = batch.prepared[prepared.index(one.member.preparation)][1:]
                     keeper.keep(batch.positions, good, _or_others(values, said, seated), sizes)
             done += batch.asked
-            if plan and not plan.goes_on(batch.asked, len(samples) - done, views, seconds):
-                outcome.late = len(samples) - done
+            if plan and not plan.goes_on(batch.asked, len(frame) - done, views, seconds):
+                outcome.late = len(frame) - done
                 break
     outcome.left_out = plan.left_out if plan else []
     outcome.predictions = [keeper.close() for keeper in keepers]
@@ -155,6 +153,16 @@ class Answered(NamedTuple):
     views: Sequence[Sequence[str]]
     said: list[np.ndarray | None]
     seconds: float
+
+
+def ensemble_batches(
+    seated: Sequence[Seated], frame: pd.DataFrame, data: Path, tolerant: bool = False
+) -> Iterable[Batch]:
+    """The rows of `frame`, in order, as batches that hold what every member takes; each source is read once."""
+    prepared = _distinct([one.member.preparation for one in seated])
+    samples = EnsembleSamples(seated, frame, data, prepared, tolerant)
+    workers = min(default_workers(), len(samples) // BATCH_SIZE)
+    return load(samples, BatchSampler(range(len(samples)), BATCH_SIZE, drop_last=False), workers, _collate)
 
 
 class EnsembleSamples(Dataset[tuple[Any, ...]]):

@@ -75,13 +75,13 @@ def bench_five_folds(epochs: int = EPOCHS, folds: int = FOLDS) -> dict[str, Any]
     }
 
 
-def write_photos(folder: Path) -> Path:
+def write_photos(folder: Path, photos: int = PHOTOS) -> Path:
     """The competition's folder with its adapter and data, which is returned."""
     data = folder / "data"
     (data / "images").mkdir(parents=True)
     (folder / "adapter.py").write_text(ADAPTER)
     draw = np.random.default_rng(0)
-    rows = [(f"{number:04d}", str(number % 4)) for number in draw.permutation(PHOTOS)]
+    rows = [(f"{number:04d}", str(number % 4)) for number in draw.permutation(photos)]
     for name, label in rows:
         photo(int(name), COLOURS[int(label)]).save(data / "images" / f"{name}.jpg", quality=90)
     with (data / "train.csv").open("w", newline="") as file:
