@@ -1,8 +1,8 @@
 """`make bench`: measure what README states, side by side in one run, and write results.json and README's table.
 
-python tests/benchmarks/bench.py [--only demo,help,signs,memory,five_folds,bare_step,ensemble]
+python tests/benchmarks/bench.py [--only demo,help,signs,memory,five_folds,bare_step,ensemble,bf16]
 
-The last four have modules of their own beside this one.
+The last five have modules of their own beside this one.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 RESULTS = Path(__file__).with_name("results.json")
-MODULES = ("memory", "five_folds", "bare_step", "ensemble")
+MODULES = ("memory", "five_folds", "bare_step", "ensemble", "bf16")
 MARK = "<!-- measured by make bench -->"
 
 
 def main() -> None:
     """Measure, write, and put the table into README."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="help,demo,signs,memory,five_folds,bare_step,ensemble")
+    parser.add_argument("--only", default="help,demo,signs,memory,five_folds,bare_step,ensemble,bf16")
     wanted = parser.parse_args().only.split(",")
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name in wanted:
