@@ -197,7 +197,9 @@ class EnsembleSamples(Dataset[tuple[Any, ...]]):
     def __getitem__(self, at: int) -> tuple[Any, ...]:
         try:
             return (at, None, *(part for samples in self.each for part in samples[at][1:]))
-        except (KitError, OSError, ValueError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:
             if not self.tolerant:
                 raise
             return at, f"{type(error).__name__}: {error}"

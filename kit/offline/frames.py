@@ -16,17 +16,19 @@ from kit.offline.errors import DataError, NotFound, did_you_mean, examples
 
 
 def read_table(path: Path | str, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a host's CSV as text: ids keep their leading zeros, the class "NA" stays "NA", a blank is "".
+    """Read a host's table as text: ids keep their leading zeros, the class "NA" stays "NA", a blank is "".
 
-    `columns` are the ones the caller needs. Raises NotFound for a missing file and DataError for a file that is not
-    UTF-8, has unclosed quotes, rows of another width than its header or a column twice, or lacks a column. Line numbers
-    count from 1, header included.
+    A CSV, or Parquet (which needs pyarrow) by the name's end. `columns` are the ones the caller needs. Raises NotFound
+    for a missing file and DataError for a file that is not UTF-8, has unclosed quotes, rows of another width than its
+    header or a column twice, or lacks a column. Line numbers count from 1, header included.
     """
     path = Path(path)
     if not path.is_file():
         raise NotFound(
             f"a table at {path}", "no such file", "put the host's files into the data folder, or pass --data DIR"
         )
+    if path.suffix == ".parquet":
+        return _read_parquet(path, columns)
     content = path.read_bytes()
     try:
         content.decode("utf-8")
@@ -59,6 +61,16 @@ def read_table(path: Path | str, columns: Sequence[str] = ()) -> pd.DataFrame:
     if len(set(header)) != len(header):
         raise DataError(f"every column of {path} once", f"header {header}", "rename the repeated column")
     frame = pd.DataFrame(dict(zip(header, cells, strict=True)), columns=header, dtype=object).astype(str)
+    require_columns(frame, columns, path)
+    return frame
+
+
+def _read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(path)
+    except ImportError:
+        raise DataError(f"a package that reads {path}", "none is installed", "pip install pyarrow") from None
+    frame = frame.astype(object).where(frame.notna(), "").astype(str)
     require_columns(frame, columns, path)
     return frame
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shutil
 import stat
@@ -128,11 +127,8 @@ def _disk(home: Path) -> Finding:
 
 
 def _versions() -> Finding:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "missing"
+    from kit.offline.golden import version_here
+
+    found = {name: version_here(name) or "missing" for name in ("python", *PACKAGES)}
     told = ", ".join(f"{name} {number}" for name, number in found.items())
     return Finding("versions", "missing" not in found.values(), told)

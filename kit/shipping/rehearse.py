@@ -33,6 +33,7 @@ from kit.offline.notebook import LOG
 from kit.offline.predict import competition_in
 from kit.offline.predictions import Gallery
 from kit.shipping import sandbox
+from kit.shipping.agreement import require_agreement
 from kit.shipping.datasets import datasets_of
 from kit.shipping.estimate import MARGIN, Estimate, Took, estimate
 from kit.shipping.image import load_image
@@ -147,9 +148,10 @@ def rehearse(
 
     rows: how many train rows are staged (default 200 or all), and rows of the hidden set that the estimate is for
     (default: the host's). limit_minutes: for each run and for the estimate (default: the host's). isolation: "auto"
-    takes namespaces where the system gives them, else the guard. python: the interpreter of the notebook and of
-    `predict_at_home`, in the place of this one (`image.image_python`). What a case fails by is in the report, which
-    `Report.require` raises. Raises KitError for a bundle that is not whole.
+    takes namespaces where the system gives them, else the guard. cases: of CASES; of a server, which answers the host's
+    gateway, the given one alone. python: the interpreter of the notebook and of `predict_at_home`, in the place of this
+    one (`image.image_python`). What a case fails by is in the report, which `Report.require` raises. Raises KitError
+    for a bundle that is not whole.
     """
     begun = time.monotonic()
     bundle, data, home = Path(bundle).resolve(), Path(data).resolve(), Path(home).resolve()
@@ -163,6 +165,9 @@ def rehearse(
     minutes = competition.rules.minutes if limit_minutes is None else limit_minutes
     stage = _Stage(bundle, manifest, competition, notebook, kept, (home,), isolation, 60 * minutes, python)
     frame = training_frame(competition, data)
+    if competition.rules.kind == "server":
+        cases = ("given",)
+        say("the host's own gateway asks here; staged test sets, which it does not know, are left out")
     done: list[Case] = []
     with tempfile.TemporaryDirectory(prefix="kit-hidden-") as scratch:
         for name in cases:
@@ -206,7 +211,11 @@ def _case(
     try:
         if name == "given":
             case = stage.walk(name, "old", data)
-            _require_equal(stage.bundle, data, stage.kept / str(case.submission), stage.python)
+            said = stage.kept / str(case.submission)
+            if stage.competition.rules.kind == "server":
+                _require_agreement(stage.bundle, data, said, stage.python)
+            else:
+                _require_equal(stage.bundle, data, said, stage.python)
             return case
         chosen = stage_hidden(stage.competition, frame, data, staged, 0 if name == "empty" else rows)
         if name != "spoilt":
@@ -512,6 +521,14 @@ def _require_equal(bundle: Path, data: Path, submission: Path, python: Path | No
             differing,
             "the notebook was edited, or the adapter's answers depend on where or when they are computed",
         )
+
+
+def _require_agreement(bundle: Path, data: Path, submission: Path, python: Path | None) -> None:
+    """The gateway asks in batches of its own and writes the table: rounding and form may differ from home's."""
+    with tempfile.TemporaryDirectory(prefix="kit-home-") as folder:
+        at_home = Path(folder) / "submission.csv"
+        predict_at_home(bundle, data, at_home, python)
+        require_agreement(at_home, submission)
 
 
 def _differing(bundle: Path, data: Path, submission: Path, python: Path | None = None) -> str | None:

@@ -223,3 +223,22 @@ def test_checked_refuses_cells_that_would_be_misread(column, cells, said):
     """Rows without a source would share one; the text "False" is true; a weight of nothing makes the loss NaN."""
     with pytest.raises(DataError, match=said):
         checked(pd.DataFrame({"sample_id": ["b", "a", "c"], column: cells}), "train_frame")
+
+
+def test_parquet_is_read_as_text_too(tmp_path, monkeypatch):
+    """As a CSV would be: numbers as they are written, nothing for what is missing; without pyarrow it is told."""
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    table = pd.DataFrame({"id": ["007", "8"], "score": [0.5, float("nan")]})
+    monkeypatch.setattr(pd, "read_parquet", lambda path: table)
+    read = read_table(tmp_path / "t.parquet", ["id"])
+    assert read.to_dict("list") == {"id": ["007", "8"], "score": ["0.5", ""]}
+    with pytest.raises(DataError, match="label"):
+        read_table(tmp_path / "t.parquet", ["label"])
+
+    def lacking(path):
+        raise ImportError("Unable to find a usable engine")
+
+    monkeypatch.setattr(pd, "read_parquet", lacking)
+    with pytest.raises(DataError) as caught:
+        read_table(tmp_path / "t.parquet")
+    assert caught.value.fix == "pip install pyarrow"

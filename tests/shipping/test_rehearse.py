@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from kit.offline.predict import predict_bundle
 from kit.shipping.notebook import render_notebook
 from kit.shipping.rehearse import Executed, Isolation, rehearse, run_notebook
 from tests.shipping.conftest import World, reseal
+from tests.shipping.gateways import adapter_that_serves, write_gateway
 
 ROOT = Path(__file__).parents[2]
 
@@ -363,3 +365,19 @@ def test_modules_that_kaggle_lacks_are_found_in_the_bundle_alone(tmp_path: Path)
     _, first, second = nbformat.reads(executed.notebook, as_version=4).cells
     assert "Kaggle's image lacks" in first.outputs[0].text
     assert second.outputs[0].text.strip() == "the bundle"
+
+
+def test_a_server_is_asked_by_the_hosts_own_gateway(world: World, bundle: Path, tmp_path: Path) -> None:
+    """On the given test set, and answers as kit predict does; where it answers otherwise, that is a finding."""
+    run_behind("namespaces", notebook_of("1"), {}, tmp_path, 60)  # the guard lets no notebook ask itself over sockets
+    data = write_gateway(Path(shutil.copytree(world.data, tmp_path / "data")))
+    served = adapter_that_serves(world)
+    reseal(bundle, {"competitions/tiles/adapter.py": served})
+    lines: list[str] = []
+    report = rehearse(bundle, data, world.home, say=lines.append, isolation="namespaces").require()
+    assert [case.name for case in report.cases] == ["given"] and any("gateway" in line for line in lines)
+    assert report.estimate is None or report.estimate.rows
+    wrong = served + '\n    def serve_answer(self, table, *batch):\n        return table.assign(kind="violet")\n'
+    reseal(bundle, {"competitions/tiles/adapter.py": wrong})
+    report = rehearse(bundle, data, world.home, say=lambda _: None, isolation="namespaces")
+    assert "to answer as kit predict does" in str(report.cases[0].fault)

@@ -26,6 +26,7 @@ from kit.offline.predictions import Predictions
 from kit.shipping.datasets import datasets_of
 from kit.shipping.rehearse import mounted_as
 from tests.shipping.conftest import World, reseal
+from tests.shipping.gateways import adapter_that_serves, write_gateway
 
 CPU = torch.device("cpu")
 
@@ -277,86 +278,12 @@ def test_the_rerun_counts_what_it_cannot_read(
         kaggle(strict=True)
 
 
-GATEWAY = '''
-"""A stand-in for a host's kaggle_evaluation: batches go over a socket to the notebook's function, as there."""
-
-import io
-import json
-import os
-import threading
-from multiprocessing.connection import Client, Listener
-from pathlib import Path
-
-import pandas as pd
-
-
-class TilesInferenceServer:
-    def __init__(self, predict):
-        self.predict = predict
-        self.listener = Listener(("127.0.0.1", 0))
-
-    def serve(self):
-        """Answer until the gateway says that it is done. No pickle: rows as JSON."""
-        with self.listener, self.listener.accept() as line:
-            while (asked := line.recv_bytes()) != b"done":
-                try:
-                    table = self.predict(*json.loads(asked))
-                    said = {"table": table.to_json(orient="split")}
-                except Exception as error:
-                    said = {"error": f"{type(error).__name__}: {error}"}
-                line.send_bytes(json.dumps(said).encode())
-
-    def run_local_gateway(self, paths):
-        """The host's gateway, in a thread: two images a batch; a batch must come back with as many rows."""
-        server = threading.Thread(target=self.serve)
-        server.start()
-        try:
-            gateway(self.listener.address, Path(paths[0]))
-        finally:
-            server.join()
-
-
-def gateway(address, data):
-    files = sorted(path.name for path in (data / "test").glob("*.png"))
-    tables = []
-    with Client(address) as line:
-        try:
-            for first in range(0, len(files), 2):
-                line.send_bytes(json.dumps([files[first : first + 2], str(data / "test")]).encode())
-                said = json.loads(line.recv_bytes())
-                if "error" in said:
-                    raise RuntimeError("SERVER_RAISED_EXCEPTION " + said["error"])
-                table = pd.read_json(io.StringIO(said["table"]), orient="split", dtype=False)
-                if len(table) != len(files[first : first + 2]):
-                    raise RuntimeError("INVALID_SUBMISSION")
-                tables.append(table)
-        finally:
-            line.send_bytes(b"done")
-    pd.concat(tables).to_csv("submission.csv", index=False)
-'''
-SERVED = """
-    def serve_frame(self, data, names, folder):
-        from pathlib import Path
-
-        ids = [name.removesuffix(".png") for name in names]
-        return pd.DataFrame({"sample_id": ids, "path": names}), Path(folder)
-"""
-
-
 @pytest.fixture
 def served(world: World, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`serve` over mounted inputs with a gateway in the competition's files; with rerun=True the gateway calls from
     outside."""
-    adapter = (world.home / "competitions" / "tiles" / "adapter.py").read_text()
-    rules = "Rules(kind='server', server='kaggle_evaluation.tiles_server.TilesInferenceServer')"
-    reseal(
-        bundle,
-        {"competitions/tiles/adapter.py": adapter.replace("Rules(minutes=30, test_rows=50_000)", rules) + SERVED},
-    )
-    data = Path(shutil.copytree(world.data, tmp_path / "input" / "coloured-tiles"))
-    (data / "kaggle_evaluation").mkdir()
-    (data / "kaggle_evaluation" / "__init__.py").write_text("")
-    (data / "kaggle_evaluation" / "tiles_server.py").write_text(GATEWAY)
+    reseal(bundle, {"competitions/tiles/adapter.py": adapter_that_serves(world)})
+    write_gateway(Path(shutil.copytree(world.data, tmp_path / "input" / "coloured-tiles")))
     (tmp_path / "working").mkdir()
     monkeypatch.setenv("KIT_INPUT", str(tmp_path / "input"))
     monkeypatch.chdir(tmp_path / "working")
