@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from kit.offline.contract import Competition
@@ -113,7 +112,6 @@ def reseal(bundle: Path, wheel_files: dict[str, str] | None = None) -> None:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Trained and bundled once; tests copy what they change."""
-    torch.set_num_threads(2)
     home = tmp_path_factory.mktemp("home")
     folder = home / "competitions" / "tiles"
     folder.mkdir(parents=True)
