@@ -73,7 +73,10 @@ def read_gray16(data: Path, name: str, scale: int) -> np.ndarray:
 
 
 def size_of(data: Path, name: str) -> tuple[int, int]:
-    """Height and width of the image `data/name` as it is read, from its header alone. Raises ImageError."""
+    """Height and width of the image `data/name` as it is read, from its header. Raises ImageError.
+
+    A PNG is decoded for it: its EXIF, which may turn it, may stand at the end.
+    """
     with opened(data / name) as image:
         turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations that lie on their side
         return (image.width, image.height) if turned else (image.height, image.width)

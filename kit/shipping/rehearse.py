@@ -74,7 +74,8 @@ class Case:
 
     name: one of CASES. layout: old or new. rows: of the test set; those that were unreadable. seconds: of the whole
     notebook, and of its predicting alone. fault: None, or what failed and where, in the three lines of a KitError.
-    score: of staged rows, where defined.
+    score: of staged rows, where defined. needed: what would have befallen a file without which test_frame knows no rows
+    -> the file (see `staging.Spoilt`).
     """
 
     name: str
@@ -87,6 +88,7 @@ class Case:
     submission: str | None = None
     score: float | None = None
     fault: str | None = None
+    needed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,11 @@ def rehearse(
                 say("      " + case.fault.replace("\n", "\n      "))
             if case.unreadable:
                 say(f"      {case.unreadable} rows could not be read and got the prior")
+            if case.needed:
+                say(
+                    f"      warning: test_frame raises where a file is {' or '.join(case.needed)}, so none was spoilt so;"
+                )
+                say("      one such file in the rerun would make the host's sample submission the whole answer")
             if case.score is not None:
                 oof = _shown(manifest.score.get("pooled"))
                 say(f"      score {case.score:.5f}; out of fold {oof} (models that trained on most rows flatter)")
@@ -228,11 +235,11 @@ def _case(
                 )
             said = stage.kept / str(case.submission)
             return replace(case, score=_score(stage.bundle, stage.manifest, stage.competition, chosen, said))
-        befell = spoil(stage.competition, staged)
-        case = stage.walk(name, "new", staged)
+        spoilt = spoil(stage.competition, staged)
+        case = replace(stage.walk(name, "new", staged), needed=spoilt.needed)
         clean = next((one.submission for one in before if one.name == "hidden"), None)
         if clean:
-            _require_alike(stage.kept / clean, stage.kept / str(case.submission), len(befell), case.rows)
+            _require_alike(stage.kept / clean, stage.kept / str(case.submission), len(spoilt.befell), case.rows)
         return case
     except KitError as error:
         fault = error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +53,20 @@ def stage_hidden(
     return chosen
 
 
-def spoil(competition: Competition, data: Path) -> dict[str, str]:
+@dataclass(frozen=True)
+class Spoilt:
+    """befell: unit_id -> what befell its file. needed: what befell a file without which test_frame knows no rows -> the
+    file, which is whole again."""
+
+    befell: dict[str, str] = field(default_factory=dict)
+    needed: dict[str, str] = field(default_factory=dict)
+
+
+def spoil(competition: Competition, data: Path) -> Spoilt:
     """Spoil some test files below `data`, each in another way, and shuffle the lines of the sample submission.
 
-    Returns unit_id -> what befell its file; empty where test rows have no `path`. A file that the adapter finds by
-    looking for files is not removed: the host's sample would still name it. Raises DataError where shuffling gives a
-    row of the test frame to another id.
+    Nothing is spoilt where test rows have no `path`. A file that the adapter finds by looking for files is not removed:
+    the host's sample would still name it. Raises DataError where shuffling gives a row of the test frame to another id.
     """
     before = checked(competition.test_frame(data), "test_frame")
     if competition.sample and (data / competition.sample).is_file():
@@ -65,21 +74,26 @@ def spoil(competition: Competition, data: Path) -> dict[str, str]:
         sample.sample(frac=1, random_state=0).to_csv(data / competition.sample, index=False)
     frame = checked(competition.test_frame(data), "test_frame")
     _require_same_rows(before, frame)
+    spoilt = Spoilt()
     if "path" not in frame.columns:
-        return {}
-    befell: dict[str, str] = {}
+        return spoilt
+    units = set(frame["unit_id"])
     paths = list(dict.fromkeys(frame["path"]))
     for name, (kind, change) in zip(paths[: int(SHARE * len(paths))], WAYS.items(), strict=False):
         path = inside(data, name)
         if change in PICTURES and path.suffix.lower() not in IMAGES:
             continue
-        whole, units = path.read_bytes(), _units(competition, data)
+        whole = path.read_bytes()
         change(path)
-        if kind == "missing" and _units(competition, data) != units:
+        try:
+            found = _units(competition, data) == units
+        except Exception:  # noqa: BLE001 - whatever an adapter raises
+            spoilt.needed[kind], found = name, False
+        if found:
+            spoilt.befell.update(dict.fromkeys(frame.loc[frame["path"] == name, "unit_id"], kind))
+        else:
             path.write_bytes(whole)
-            continue
-        befell |= dict.fromkeys(frame.loc[frame["path"] == name, "unit_id"], kind)
-    return befell
+    return spoilt
 
 
 def _require_same_rows(before: pd.DataFrame, after: pd.DataFrame) -> None:

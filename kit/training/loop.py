@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -39,6 +37,7 @@ from kit.offline.errors import Diverged, RecipeError, RunError
 from kit.offline.files import sha256_of, write_json, write_whole
 from kit.offline.forward import predict_samples
 from kit.offline.loading import load
+from kit.offline.memory import peak_memory_mb
 from kit.offline.models import (
     ModelSpec,
     build_model,
@@ -280,7 +279,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
         "kept_epoch": best["epoch"] if best and recipe.keep == "best" else epochs,
         "rows": {"train": len(fold.train), "scored": len(fold.held)},
         "seconds": round(time.monotonic() - began, 2),
-        "peak_memory_mb": peak_memory_mb(device),
+        "peak_memory_mb": _peak_memory_mb(device),
         "device": str(device),
         **limits,
         "sha256": {path.name: sha256_of(path) for path in map(fold.folder.joinpath, TRAVELLING) if path.is_file()},
@@ -575,8 +574,6 @@ def report(fold: Fold, epoch: int, loss: float, score: float, lr: float, speed: 
     fold.track(line)
 
 
-def peak_memory_mb(device: torch.device) -> int:
-    """Peak resident memory of this process in MB, or of the GPU where one is used."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e6)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
+def _peak_memory_mb(device: torch.device) -> int:
+    """Of the GPU, where one is used, else of this process."""
+    return round(torch.cuda.max_memory_allocated(device) / 1e6) if device.type == "cuda" else peak_memory_mb()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -102,6 +103,38 @@ def test_a_batch_that_memory_does_not_hold_is_halved(
     room = 0
     with pytest.raises(torch.OutOfMemoryError):
         predict_rows(seated, frame, world.data, tmp_path)
+
+
+PREDICT_MANY = """
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from kit.offline.memory import peak_memory_mb
+from tests.shipping.test_rerun import predict_rows, seated_of, test_frame_of
+
+bundle, data, folder = map(Path, sys.argv[1:4])
+seated = seated_of(bundle)
+frame = test_frame_of(seated, data)
+rows = frame.iloc[[at % len(frame) for at in range(int(sys.argv[4]))]].reset_index(drop=True)
+rows["sample_id"] = [f"{number:06d}" for number in range(len(rows))]
+rows["unit_id"] = rows["sample_id"]
+predict_rows(seated, rows, data, folder)
+print(peak_memory_mb())
+"""
+
+
+@pytest.mark.full
+def test_memory_hardly_grows_with_the_rows_of_the_hidden_set(world: World, tmp_path: Path) -> None:
+    """18,000 more rows take at most 1 KiB each: a prepared image (3 KiB) that is kept by any part would show."""
+
+    def peak(rows: int) -> int:
+        command = [sys.executable, "-c", PREDICT_MANY, str(world.bundle), str(world.data), str(tmp_path), str(rows)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        return int(done.stdout.split()[-1])
+
+    assert peak(20_000) - peak(2_000) <= 18  # MB; 5 were measured
 
 
 def test_unreadable_rows_get_the_prior_and_touch_no_other(world: World, bundle: Path, tmp_path: Path) -> None:
@@ -260,6 +293,24 @@ def test_the_rerun_ends_in_the_prior_where_all_fails(
     with pytest.raises(MemoryError):
         kaggle(strict=True)
     assert not (tmp_path / "working" / "submission.csv").exists()
+
+
+def test_the_rerun_ends_in_the_sample_where_the_rows_are_unknown(
+    world: World, bundle: Path, tmp_path: Path, kaggle: Callable[..., pd.DataFrame], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A test_frame that raises leaves the host's own sample, which is legal; the public run and strict stop."""
+    adapter = (world.home / "competitions" / "tiles" / "adapter.py").read_text()
+    broken = adapter + "\n    def test_frame(self, data):\n        raise ValueError('a size of 0')\n"
+    reseal(bundle, {"competitions/tiles/adapter.py": broken})
+    with pytest.raises(ValueError, match="a size of 0"):
+        kaggle()
+    pd.testing.assert_frame_equal(kaggle(rerun=True), read_table(world.data / "sample_submission.csv"))
+    written = read_table(tmp_path / "working" / "submission.csv")
+    pd.testing.assert_frame_equal(written, read_table(world.data / "sample_submission.csv"))
+    assert log_of(tmp_path)["fault"] == "ValueError: a size of 0"
+    assert "LOOK AT THIS" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="a size of 0"):
+        kaggle(strict=True)
 
 
 def test_the_rerun_counts_what_it_cannot_read(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from kit.offline.errors import DataError, ImageError
 from kit.offline.frames import read_table
-from kit.offline.pixels import read_rgb
+from kit.offline.pixels import read_rgb, size_of
 from kit.shipping.staging import spoil, stage_hidden
 from tests.shipping.conftest import World
 
@@ -31,7 +31,9 @@ def test_each_file_is_spoilt_in_its_own_way(world: World, tmp_path: Path) -> Non
     rows = stage_hidden(world.competition, world.ground.frame, world.data, staged, 20)
     whole = {name: (staged / "test" / f"{name}.png").read_bytes() for name in rows["sample_id"]}
     order = read_table(staged / "sample_submission.csv")["tile"].tolist()
-    befell = spoil(world.competition, staged)
+    spoilt = spoil(world.competition, staged)
+    befell = spoilt.befell
+    assert spoilt.needed == {}
     assert sorted(befell.values()) == sorted(
         ["truncated", "zero-byte", "grey", "CMYK", "16-bit", "turned by EXIF", "one-pixel"]
     )  # test_frame lists files: a missing one would be no row at all
@@ -49,6 +51,21 @@ def test_each_file_is_spoilt_in_its_own_way(world: World, tmp_path: Path) -> Non
     assert all((staged / "test" / f"{name}.png").read_bytes() == whole[name] for name in set(whole) - set(befell))
     shuffled = read_table(staged / "sample_submission.csv")["tile"].tolist()
     assert shuffled != order and sorted(shuffled) == sorted(order)
+
+
+def test_a_file_that_the_rows_come_from_stays_whole(world: World, tmp_path: Path) -> None:
+    """Where test_frame asks each image for its size, half a file or none leaves no rows to answer: that is told."""
+    staged = tmp_path / "staged"
+    stage_hidden(world.competition, world.ground.frame, world.data, staged, 20)
+    competition = type(world.competition)()
+    rows = type(competition).test_frame
+    competition.test_frame = lambda data: rows(competition, data).assign(  # type: ignore[method-assign]
+        height=lambda frame: [size_of(data, name)[0] for name in frame["path"]]
+    )
+    spoilt = spoil(competition, staged)
+    assert set(spoilt.needed) == {"truncated", "zero-byte"} and "grey" in spoilt.befell.values()
+    for name in spoilt.needed.values():
+        assert (staged / name).read_bytes() == (world.data / "train" / Path(name).name).read_bytes()
 
 
 def test_the_staged_test_set_tells_no_label(world: World, tmp_path: Path) -> None:
