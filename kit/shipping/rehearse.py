@@ -182,9 +182,7 @@ def rehearse(
             if case.unreadable:
                 say(f"      {case.unreadable} rows could not be read and got the prior")
             if case.needed:
-                say(
-                    f"      warning: test_frame raises where a file is {' or '.join(case.needed)}, so none was spoilt so;"
-                )
+                say(f"      warning: test_frame raises where a file is {' or '.join(case.needed)}: none was spoilt so;")
                 say("      one such file in the rerun would make the host's sample submission the whole answer")
             if case.score is not None:
                 oof = _shown(manifest.score.get("pooled"))
