@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,15 @@ def test_inference_and_every_adapter_run_without_the_packages_of_home():
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == sorted(path.parent.name for path in (ROOT / "competitions").glob("*/adapter.py"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
+def test_images_are_read_without_a_display():
+    """One OpenCV, the headless one: opencv-python needs libGL, which servers lack, and would overwrite the same cv2."""
+    assert set(packages_distributions()["cv2"]) == {"opencv-python-headless"}
+    code = "import kit.offline.pixels, pathlib; print(pathlib.Path('/proc/self/maps').read_text())"
+    mapped = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "cv2" in mapped and not re.search(r"libGL|libX11", mapped)
 
 
 FORBIDDEN_MODULES = ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
