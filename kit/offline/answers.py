@@ -192,11 +192,30 @@ def validate(competition: Competition, frame: pd.DataFrame, data: Path, submissi
             str(list(submission.columns)),
             "mend `submission` in the adapter",
         )
+    for column in [] if sample is None else sample.columns[1:]:
+        _require_numbers(submission, column, sample[column])
     ids = submission.iloc[:, 0].astype(str)
     if sample is not None and len(sample):
         _require_ids(ids, sample.iloc[:, 0].astype(str), competition.sample)
     elif ids.isin(frame["unit_id"]).any() or not len(ids):
         _require_ids(ids.drop_duplicates(), frame["unit_id"].drop_duplicates(), "test_frame")
+
+
+NO_NUMBER = ("", "nan", "inf", "-inf", "infinity", "-infinity")
+"""How a number that is none looks in a table that was written."""
+
+
+def _require_numbers(submission: pd.DataFrame, column: str, sample: pd.Series) -> None:
+    """Where the sample's column holds numbers alone, so that a blank is no empty mask, no cell may be NO_NUMBER."""
+    if not len(sample) or not np.isfinite(pd.to_numeric(sample, errors="coerce")).all():
+        return
+    bad = submission[column].astype(str).str.strip().str.lower().isin(NO_NUMBER)
+    if bad.any():
+        named = zip(submission.iloc[:, 0][bad].astype(str), submission[column][bad], strict=True)
+        found = examples([f"{name}={cell}" for name, cell in named])
+        raise SubmissionError(
+            f"a number in every cell of {column!r}, as in the sample submission", found, "look at those rows"
+        )
 
 
 def _require_ids(ids: pd.Series, wanted: pd.Series, source: str | None) -> None:

@@ -23,16 +23,21 @@ def notebook_folder(bundle: Path) -> Path:
     return bundle.parent / f"{bundle.name}-notebook"
 
 
-def render_notebook(bundle: Path, owner: str = "OWNER", strict: bool = False) -> Path:
+def render_notebook(bundle: Path, owner: str = "OWNER", strict: bool | None = None) -> Path:
     """Write `<bundle>-notebook/{submit.ipynb, kernel-metadata.json}` beside the bundle; returns the folder.
 
-    strict: the notebook submits no prior, neither first nor for a row. A function of the bundle and these: the same
-    bundle gives the same bytes. Raises BundleError for a bundle that is not whole.
+    strict: the notebook submits no prior, neither first nor for a row; None: as the notebook that lies there, if any.
+    A function of the bundle and these: the same bundle gives the same bytes. Raises BundleError for a bundle that is
+    not whole.
     """
     bundle = Path(bundle).resolve()
     manifest = open_bundle(bundle)
     competition = competition_in(bundle, manifest)
     metadata = kernel_metadata(manifest, competition, owner)
+    folder = notebook_folder(bundle)
+    there = folder / metadata["code_file"]
+    if strict is None:
+        strict = there.is_file() and "strict=True" in there.read_text()
     filled = {
         "bundle": manifest.bundle,
         "slug": manifest.slug,
@@ -43,9 +48,8 @@ def render_notebook(bundle: Path, owner: str = "OWNER", strict: bool = False) ->
         "minutes": str(competition.rules.minutes),
         "strict": str(strict),
     }
-    folder = notebook_folder(bundle)
     folder.mkdir(exist_ok=True)
-    write_whole(folder / metadata["code_file"], rendered(TEMPLATE, filled))
+    write_whole(there, rendered(TEMPLATE, filled))
     write_json(folder / "kernel-metadata.json", metadata)
     return folder
 

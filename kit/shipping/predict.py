@@ -54,10 +54,12 @@ def predict_at_home(bundle: Path, data: Path, out: Path, python: Path | None = N
 
 
 def as_kit_error(text: str) -> KitError | None:
-    """The KitError whose three lines `text` ends with, if any."""
-    last = text[max(text.rfind("expected: "), 0) :]
-    said = re.search(r"expected: (.*?)\nfound: +(.*?)\nto do: +(.*)", last, re.DOTALL)
-    return KitError(*(part.strip() for part in said.groups())) if said else None
+    """The last KitError whose three lines are in `text`, if any; a traceback puts its class before the first."""
+    for begin in reversed(list(re.finditer(r"^([\w.]+: )?expected: ", text, re.MULTILINE))):
+        said = re.match(r"(.*?)\nfound: +(.*?)\nto do: +(.*)", text[begin.end() :], re.DOTALL)
+        if said:
+            return KitError(*(part.strip() for part in said.groups()))
+    return None
 
 
 def last_line(text: str) -> str:

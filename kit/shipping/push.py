@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from kit.offline.errors import BundleError
 from kit.offline.files import sha256_of, write_json
 from kit.offline.manifest import FILE, open_bundle
+from kit.offline.notebook import LOG
 from kit.offline.predict import competition_in
 from kit.shipping import kaggle_child
 from kit.shipping.agreement import require_agreement
@@ -30,7 +32,7 @@ class Pushed:
     """What of a bundle is on Kaggle; `pushed.json` beside its notebook.
 
     datasets: slug -> version. notebook_sha256: of the rendered notebook and its metadata. version: of the notebook.
-    done: its run completed, and its table agrees with the one at home.
+    done: its run completed, with a table that agrees with the one at home if it was `compared`.
     """
 
     bundle: str
@@ -40,6 +42,7 @@ class Pushed:
     notebook_sha256: str
     version: int
     done: bool = False
+    compared: bool = False
 
     @property
     def kernel(self) -> str:
@@ -52,7 +55,7 @@ def push(bundle: Path, data: Path, owner: str | None = None, say: Callable[[str]
 
     data: the host's files at home. owner: a Kaggle user (default: whose credentials are found). The same command goes
     on where it stopped, and does nothing where all is done. The notebook's output and log are put into
-    `<bundle>-notebook/output/`. Raises KaggleError, with the notebook's own last words where its run failed, and
+    `<bundle>-notebook/output/`. Without the host's files at home nothing is compared. Raises KaggleError, with the notebook's own last words where its run failed, and
     SubmissionError where it answers otherwise than at home.
     """
     bundle = Path(bundle).resolve()
@@ -68,17 +71,45 @@ def push(bundle: Path, data: Path, owner: str | None = None, say: Callable[[str]
     }
     wanted = Pushed(manifest.bundle, sha256_of(bundle / FILE), owner, versions, _sha256_of_notebook(folder), version=0)
     there = pushed_of(bundle)
-    if there is None or replace(there, version=0, done=False) != wanted or _has_failed(there):
+    if there is None or replace(there, version=0, done=False, compared=False) != wanted or _has_failed(there):
         say("notebook")
-        there = _record(folder, replace(wanted, version=push_notebook(folder, say=say)))
-    if there.done:
-        say(f"version {there.version} of {there.kernel} has run and agrees with home: nothing to do")
+        there = replace(wanted, version=push_notebook(folder, say=say))
+        shutil.rmtree(folder / "output", ignore_errors=True)  # another version's
+        _record(folder, there)
+    if there.done and (there.compared or not data.is_dir()):
+        say(f"version {there.version} of {there.kernel} has run, {_agreement(there)}: nothing to do")
         return there
+    there = _record(folder, replace(there, done=False))
     await_run(there.kernel, there.version, rules.minutes + QUEUE_MINUTES, say)
-    fetch_output(there.kernel, there.version, folder / "output")
-    if rules.kind != "server":  # which answers a host that is there in the rerun alone
-        _compare(bundle, data, folder / "output" / rules.file, say)
-    return _record(folder, replace(there, done=True))
+    output = folder / "output"
+    fetch_output(there.kernel, there.version, output)
+    _tell_devices(output, rules.accelerator, say)
+    table = output / rules.file
+    if not table.is_file():
+        found = f"{', '.join(sorted(path.name for path in output.iterdir()))} in {output}"
+        raise BundleError(
+            f"{table.name} among what the notebook wrote", found, "look into log.txt there, and kit rehearse"
+        )
+    if data.is_dir():
+        _compare(bundle, data, table, say)
+    done = _record(folder, replace(there, done=True, compared=data.is_dir()))
+    say(f"version {there.version} of {there.kernel} has run, {_agreement(done)}")
+    return done
+
+
+def _agreement(pushed: Pushed) -> str:
+    return "and agrees with home" if pushed.compared else "and was not compared: the host's files are not at home"
+
+
+def _tell_devices(output: Path, accelerator: str | None, say: Callable[[str], None]) -> None:
+    """Say what the notebook ran on, as its own log has it."""
+    try:
+        devices = json.loads((output / LOG).read_text())["devices"]
+    except (OSError, ValueError, KeyError):  # a notebook that was edited by hand may keep none
+        return
+    say(f"ran on {', '.join(devices)}")
+    if accelerator and devices == ["cpu"]:
+        say(f"warning: no {accelerator} worked there: see log.txt in {output}; the rerun would be many times slower")
 
 
 def pushed_of(bundle: Path) -> Pushed | None:
@@ -104,17 +135,9 @@ def _has_failed(there: Pushed) -> bool:
 
 
 def _compare(bundle: Path, data: Path, table: Path, say: Callable[[str], None]) -> None:
-    """Compare the table that the notebook wrote with that of `kit predict`, where the host's files are at home."""
-    if not table.is_file():
-        found = f"{', '.join(sorted(path.name for path in table.parent.iterdir()))} in {table.parent}"
-        raise BundleError(
-            f"{table.name} among what the notebook wrote", found, "look into log.txt there, and kit rehearse"
-        )
-    if not data.is_dir():
-        say(f"{table} is not compared: no host files at {data}")
-        return
+    """Compare the table that the notebook wrote with that of `kit predict`."""
     with tempfile.TemporaryDirectory(prefix="kit-home-") as scratch:
-        at_home = Path(scratch) / table.name
+        at_home = Path(scratch) / "submission.csv"
         predict_at_home(bundle, data, at_home)
         say(f"{table}: {require_agreement(at_home, table)}, compared with kit predict")
 

@@ -124,10 +124,9 @@ class Report:
 
     def require(self) -> Report:
         """Itself. Raises SubmissionError, the first fault, if there is one."""
-        for fault in (*(case.fault for case in self.cases), self.fault):
-            said = as_kit_error(fault or "")
-            if said:
-                raise SubmissionError(said.expected, said.found, said.fix)
+        for fault in filter(None, (*(case.fault for case in self.cases), self.fault)):
+            said = as_kit_error(fault) or KitError("a rehearsal without a fault", fault, f"look into {self.folder}")
+            raise SubmissionError(said.expected, said.found, said.fix)
         return self
 
     def to_json(self) -> dict[str, Any]:

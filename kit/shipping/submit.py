@@ -11,6 +11,7 @@ from kit.judging import ledger
 from kit.offline.answers import validate
 from kit.offline.contract import Competition
 from kit.offline.errors import BundleError, KaggleError, SubmissionError
+from kit.offline.files import sha256_of
 from kit.offline.frames import checked, read_table
 from kit.offline.manifest import open_bundle
 from kit.offline.places import competition_folder
@@ -35,10 +36,10 @@ CAUSES = {
 def submit_bundle(
     bundle: Path, home: Path, message: str | None = None, sure: bool = False, say: Callable[[str], None] = print
 ) -> dict[str, str]:
-    """Submit the notebook that `push` ran, follow it to its score, and add a line to the ledger; returns the line.
+    """Submit the notebook that `push` ran and follow it to its score; returns the ledger's line of the score.
 
-    sure: spend a submission without asking. A submission of this very version that is not scored yet is followed, not
-    repeated. Raises BundleError where the bundle is not pushed, KaggleError where no submission is left, Kaggle refuses
+    sure: spend a submission without asking. The submission is a line of the ledger as soon as Kaggle took it: one of
+    this very version that is not scored yet is followed, not repeated. Raises BundleError where the bundle is not pushed, KaggleError where no submission is left, Kaggle refuses
     it or its rerun fails.
     """
     manifest = open_bundle(bundle)
@@ -60,16 +61,18 @@ def submit_bundle(
         "notebook_version": pushed.version,
         "oof": manifest.score.get("pooled"),
     }
-    minutes = rules.minutes + QUEUE_MINUTES
-    before = _submitted_already(folder, cells)
-    if before is not None:
-        say(f"version {pushed.version} was submitted as {before}: following it")
-        return _follow(folder, "score", manifest.slug, before, cells, minutes, say)
-    text = message or f"{manifest.bundle} version {pushed.version}"
-    _spend(manifest.slug, f"version {pushed.version} of {pushed.kernel}", sure, say)
-    named = {"kernel": pushed.kernel, "version": pushed.version, "file": rules.file}
-    ref = _submit(manifest.slug, text, say, kaggle_child.submit_kernel, **named)
-    return _follow(folder, "submit", manifest.slug, ref, cells, minutes, say)
+    keys = ("bundle", "dataset_version", "notebook_version")
+    this = f"version {pushed.version} of {pushed.kernel}"
+    ref = _submitted_already(folder, this, lambda line: all(line[key] == str(cells[key]) for key in keys))
+    if ref is None:
+        _spend(manifest.slug, this, sure, say)
+        text = message or f"{manifest.bundle} version {pushed.version}"
+        named = {"kernel": pushed.kernel, "version": pushed.version, "file": rules.file}
+        ref = _submit(manifest.slug, text, say, kaggle_child.submit_kernel, **named)
+        ledger.append(folder, "submit", **cells, submission=ref, note=UNSCORED)
+    else:
+        say(f"{this} was submitted as {ref}: following it")
+    return _follow(folder, manifest.slug, ref, cells, rules.minutes + QUEUE_MINUTES, say)
 
 
 def submit_file(
@@ -80,7 +83,7 @@ def submit_file(
     sure: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, str]:
-    """Submit a table to a competition that takes files; as `submit_bundle`.
+    """Submit a table to a competition that takes files; as `submit_bundle`. A table is known by the hash of its bytes.
 
     Raises SubmissionError, before anything is spent, for a table that the host would refuse.
     """
@@ -90,10 +93,17 @@ def submit_file(
         raise SubmissionError(f"a competition that takes files at {competition.slug}", "it takes notebooks", fix)
     table = read_table(file)
     validate(competition, checked(competition.test_frame(data), "test_frame"), data, table)
-    _spend(competition.slug, f"{file} ({len(table)} rows)", sure, say)
-    text = message or file.name
-    ref = _submit(competition.slug, text, say, kaggle_child.submit_file, file=str(file.resolve()))
-    return _follow(competition.folder, "submit", competition.slug, ref, {"note": _flat(text)}, QUEUE_MINUTES, say)
+    digest = f"sha256 {sha256_of(file)[:16]}"
+    ref = _submitted_already(competition.folder, str(file), lambda line: digest in line["note"])
+    cells = {"note": f"{_flat(message or file.name)}; {digest}"}
+    if ref is None:
+        _spend(competition.slug, f"{file} ({len(table)} rows)", sure, say)
+        text = message or file.name
+        ref = _submit(competition.slug, text, say, kaggle_child.submit_file, file=str(file.resolve()))
+        ledger.append(competition.folder, "submit", submission=ref, note=f"{UNSCORED}; {cells['note']}")
+    else:
+        say(f"{file} was submitted as {ref}: following it")
+    return _follow(competition.folder, competition.slug, ref, cells, QUEUE_MINUTES, say)
 
 
 def _spend(slug: str, what: str, sure: bool, say: Callable[[str], None]) -> None:
@@ -136,46 +146,41 @@ def _submit(slug: str, text: str, say: Callable[[str], None], operation: Callabl
 
 
 def _follow(
-    folder: Path, event: str, slug: str, ref: int, cells: dict[str, Any], minutes: float, say: Callable[[str], None]
+    folder: Path, slug: str, ref: int, cells: dict[str, Any], minutes: float, say: Callable[[str], None]
 ) -> dict[str, str]:
-    """Wait for the score of a submission and add its line to the ledger, whatever becomes of the waiting."""
+    """Wait for the score of a submission and add its line to the ledger; returns it."""
     url = f"https://www.kaggle.com/competitions/{slug}/submissions"
-    state: dict[str, Any] = {"status": "PENDING", "public": "", "error": ""}
 
     def look() -> dict[str, Any]:
-        state.update(ask(kaggle_child.submission, ref=ref))
-        return state
+        found: dict[str, Any] = ask(kaggle_child.submission, ref=ref)
+        return found
 
-    try:
-        poll(look, ("PENDING",), minutes, f"submission {ref}", url, say)
-    finally:
-        became = {"PENDING": UNSCORED, "ERROR": f"error: {_flat(state['error'])}"}.get(state["status"], "")
-        note = "; ".join(text for text in (became, cells.get("note", "")) if text)
-        line = ledger.append(folder, event, **{**cells, "note": note, "submission": ref, "public": state["public"]})
-    if state["status"] == "ERROR":
+    state = poll(look, ("PENDING",), minutes, f"submission {ref}", url, say)
+    failed = state["status"] == "ERROR"
+    note = "; ".join(filter(None, [f"{FAILED} {_flat(state['error'])}" if failed else "", cells.get("note", "")]))
+    line = ledger.append(folder, "score", **{**cells, "note": note, "submission": ref, "public": state["public"]})
+    if failed:
         raise KaggleError(f"submission {ref} to be scored", state["error"] or "an error without a word", _cause(state))
     say(f"public score {line['public'] or 'not shown'}; out of fold {line['oof'] or 'unknown'}")
     return line
 
 
-UNSCORED = "not scored yet"
+UNSCORED, FAILED = "not scored yet", "error:"
+"""How the note of a submission begins that waits for its score, and of one that failed."""
 
 
-def _submitted_already(folder: Path, cells: dict[str, Any]) -> int | None:
-    """The submission of this very version that the ledger holds without a score.
+def _submitted_already(folder: Path, this: str, same: Callable[[dict[str, str]], bool]) -> int | None:
+    """The submission of `this` that the ledger holds without a score; `same` knows its lines.
 
-    Raises SubmissionError where it was scored: the same version would be spent on the same score.
+    Raises SubmissionError where it was scored: the same would be spent on the same score.
     """
-    keys = ("bundle", "dataset_version", "notebook_version")
-    same = [line for line in ledger.read(folder) if all(line[key] == str(cells[key]) for key in keys)]
-    if not same or same[-1]["note"].startswith("error"):
+    lines = [line for line in ledger.read(folder) if line["submission"] and same(line)]
+    if not lines or lines[-1]["note"].startswith(FAILED):
         return None
-    if same[-1]["note"].startswith(UNSCORED):
-        return int(same[-1]["submission"])
-    found = f"it was, as {same[-1]['submission']}: public score {same[-1]['public']}"
-    raise SubmissionError(
-        f"a version of {cells['bundle']} that was not submitted", found, "bundle and push another one"
-    )
+    if lines[-1]["note"].startswith(UNSCORED):
+        return int(lines[-1]["submission"])
+    found = f"it was, as {lines[-1]['submission']}: public score {lines[-1]['public'] or 'not shown'}"
+    raise SubmissionError(f"a submission other than {this}", found, "submit another bundle or table")
 
 
 def _cause(state: dict[str, Any]) -> str:

@@ -343,6 +343,9 @@ def test_a_good_submission_passes_in_any_order(data):
         (said(answers=[0.5, None, 0.5]), "007.jpg"),
         (said(answers=[0.5, 0.5, float("inf")]), "10.jpg"),
         (said(answers=["a", "b", None]), "10.jpg"),
+        (said(answers=["0.5", "nan", "0.5"]), "007.jpg=nan"),
+        (said(answers=["0.5", "0.5", " "]), "10.jpg= "),
+        (said(answers=["-Inf", "1", "1"]), "z.jpg=-Inf"),
         (said([]), "missing"),
     ],
 )
@@ -350,6 +353,13 @@ def test_what_the_host_would_refuse_is_refused(data, table, word):
     """Wrong columns or their order, missing, extra and repeated ids, empty cells and infinities, each named."""
     with pytest.raises(SubmissionError, match=word.replace(".", r"\.")):
         validate(Host(), FRAME, data, table)
+
+
+def test_a_blank_is_an_answer_where_the_sample_holds_no_number(data):
+    """An empty mask; where the sample holds numbers, other labels than numbers may stand in the column as well."""
+    validate(Host(), FRAME, data, said(answers=["0", "3a", "3b"]))
+    (data / "sample_submission.csv").write_text("image,answer\n007.jpg,1 1\nz.jpg,1 1\n10.jpg,1 1\n")
+    validate(Host(), FRAME, data, said(answers=["1 5", "", "nan"]))
 
 
 class UnitIds(Host):

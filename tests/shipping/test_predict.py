@@ -106,6 +106,8 @@ def test_the_last_fault_of_a_text_is_read_back() -> None:
     read = as_kit_error(f"UserWarning: expected: nothing\n  warn()\n{fault}\n")
     assert read is not None and str(read) == str(fault)
     assert as_kit_error("Traceback (most recent call last):\nValueError: no") is None
+    quoting = KitError("the notebook to run through", "ValueError: shape expected: 3 channels, got 4", "look into it")
+    assert str(as_kit_error(f"kit.offline.errors.KitError: {quoting}")) == str(quoting)
 
 
 def test_predicting_into_no_folder_fails_at_once(world: World, tmp_path: Path) -> None:

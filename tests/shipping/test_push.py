@@ -13,7 +13,7 @@ from kit.offline.files import sha256_of
 from kit.offline.manifest import open_bundle
 from kit.shipping import push as module
 from kit.shipping.datasets import datasets_of
-from kit.shipping.notebook import notebook_folder
+from kit.shipping.notebook import notebook_folder, render_notebook
 from kit.shipping.push import push, pushed_of
 from tests.fake_kaggle import Competition, FakeKaggle, Ran
 from tests.shipping.conftest import World
@@ -53,7 +53,7 @@ def test_a_push_ends_with_everything_in_place(server: FakeKaggle, bundle: Path) 
     assert (request["enableInternet"], request["isPrivate"], request["machineShape"]) == (False, True, "NvidiaTeslaT4")
     assert any("not compared" in line for line in said)
     assert (pushed.version, pushed.done, pushed.datasets) == (1, True, {weights.slug: 1, manifest.bundle: 1})
-    assert pushed_of(bundle) == pushed
+    assert pushed_of(bundle) == pushed and not pushed.compared
     assert (notebook_folder(bundle) / "output" / "log.txt").read_text() == "predicted\n"
     assert sorted(path.name for path in bundle.parent.iterdir()) == [bundle.name, f"{bundle.name}-notebook"]
 
@@ -61,7 +61,7 @@ def test_a_push_ends_with_everything_in_place(server: FakeKaggle, bundle: Path) 
     said.clear()
     assert push(bundle, NOWHERE, say=said.append) == pushed
     assert not {name for name, _ in server.calls} & {"StartBlobUpload", "CreateDatasetVersion", "SaveKernel"}
-    assert "nothing to do" in said[-1]
+    assert "not compared" in said[-1] and "nothing to do" in said[-1]
 
 
 def test_another_bundle_of_the_same_weights_uploads_kilobytes(server: FakeKaggle, bundle: Path) -> None:
@@ -85,6 +85,36 @@ def test_other_answers_than_at_home_are_refused(server: FakeKaggle, bundle: Path
         push(bundle, world.data, say=quietly)
     found = pushed_of(bundle)
     assert found is not None and not found.done
+
+
+def test_what_was_not_compared_is_compared_once_it_can_be(server: FakeKaggle, bundle: Path, world: World) -> None:
+    """Host files that came later: the same version's table is fetched and compared, and is no longer called done."""
+    sample = (world.data / "sample_submission.csv").read_bytes()
+    server.run = lambda pushed: Ran({"submission.csv": sample.replace(b"red", b"grey")})
+    assert push(bundle, NOWHERE, say=quietly).done
+    with pytest.raises(SubmissionError, match="answer as kit predict does"):
+        push(bundle, world.data, say=quietly)
+    found = pushed_of(bundle)
+    assert found is not None and not found.done and found.version == 1
+
+
+def test_a_strict_notebook_stays_strict(server: FakeKaggle, bundle: Path) -> None:
+    """What was rehearsed is pushed; kit notebook alone takes it back."""
+    render_notebook(bundle, strict=True)
+    push(bundle, NOWHERE, say=quietly)
+    render_notebook(bundle, strict=False)
+    push(bundle, NOWHERE, say=quietly)
+    texts = [one.request["text"] for one in server.kernels["tester", bundle.name].pushes]
+    assert ["strict=True" in text for text in texts] == [True, False]
+
+
+def test_the_device_is_told(server: FakeKaggle, bundle: Path) -> None:
+    """A GPU was asked for, and the notebook's log says that it ran without."""
+    log = json.dumps({"devices": ["cpu"]}).encode()
+    server.run = lambda pushed: Ran({"submission.csv": b"tile,kind\n", "submission-log.json": log})
+    said: list[str] = []
+    push(bundle, NOWHERE, say=said.append)
+    assert "ran on cpu" in said and any("no NvidiaTeslaT4 worked there" in line for line in said)
 
 
 def test_a_failed_run_is_told_and_pushed_again(server: FakeKaggle, bundle: Path) -> None:
@@ -114,6 +144,15 @@ def test_a_run_without_a_table_is_told(server: FakeKaggle, bundle: Path) -> None
     """The run is green, and what the host reads is not among its files."""
     server.run = lambda pushed: Ran({"other.csv": b""})
     with pytest.raises(BundleError, match=r"submission\.csv among .*\nfound: +log\.txt, other\.csv"):
+        push(bundle, NOWHERE, say=quietly)
+
+
+def test_an_older_version_s_table_is_not_taken_for_this_one_s(server: FakeKaggle, bundle: Path) -> None:
+    """What a version wrote is gone when another one is pushed."""
+    push(bundle, NOWHERE, say=quietly)
+    server.run = lambda pushed: Ran({"other.csv": b""})
+    render_notebook(bundle, strict=True)
+    with pytest.raises(BundleError, match=r"found: +log\.txt, other\.csv in"):
         push(bundle, NOWHERE, say=quietly)
 
 

@@ -75,7 +75,7 @@ def test_a_submission_is_followed_to_its_score(server: FakeKaggle, bundle: Path,
     oof = json.loads((bundle / "manifest.json").read_text())["score"]["pooled"]
     run = json.loads((bundle / "manifest.json").read_text())["members"][0]["run"]
     expected = {
-        "event": "submit",
+        "event": "score",
         "run": run,
         "bundle": bundle.name,
         "dataset_version": "3",
@@ -86,7 +86,8 @@ def test_a_submission_is_followed_to_its_score(server: FakeKaggle, bundle: Path,
         "note": "",
     }
     assert {key: text for key, text in line.items() if key != "date"} == expected
-    assert lines(home) == [line]
+    first, last = lines(home)
+    assert last == line and (first["event"], first["submission"], first["note"]) == ("submit", "1000", "not scored yet")
     assert any("5 left" in text for text in said) and any("0.87654" in text for text in said)
 
 
@@ -179,7 +180,7 @@ def test_a_failed_rerun_is_told_with_its_usual_cause(
     with pytest.raises(KaggleError) as caught:
         submit_bundle(bundle, home, sure=True, say=quietly)
     assert error.splitlines()[0] in caught.value.found and cause in caught.value.fix
-    assert [line["note"] for line in lines(home)] == [f"error: {' '.join(error.split())}"]
+    assert [line["note"] for line in lines(home)] == ["not scored yet", f"error: {' '.join(error.split())}"]
     server.grade = lambda content: ("0.5", "")
     submit_bundle(bundle, home, sure=True, say=quietly)  # after an error another try may be worth it
 
@@ -218,7 +219,33 @@ def test_a_file_is_submitted_where_the_host_takes_files(server: FakeKaggle, home
     data = home / "competitions" / "tiles" / "data"
     line = submit_file(csv_competition(home), data, table, sure=True, say=quietly)  # type: ignore[arg-type]
     assert server.submissions[0].content == table.read_bytes()
-    assert (line["event"], line["public"], line["note"]) == ("submit", "0.5", "mine.csv") and lines(home) == [line]
+    assert (line["event"], line["public"]) == ("score", "0.5") and line["note"].startswith("mine.csv; sha256 ")
+    assert [one["event"] for one in lines(home)] == ["submit", "score"]
+
+
+def test_a_file_is_spent_once(
+    server: FakeKaggle, home: Path, table: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same bytes under another name are followed, not sent again; once scored they are refused; others are sent."""
+    server.competitions[SLUG].code = False
+    data = home / "competitions" / "tiles" / "data"
+
+    def submit(file: Path) -> dict[str, str]:
+        return submit_file(csv_competition(home), data, file, sure=True, say=quietly)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patience:
+        server.submission_polls = 10**6
+        patience.setattr(module, "QUEUE_MINUTES", 0)
+        with pytest.raises(KaggleError, match="within 0 minutes"):
+            submit(table)
+    server.submissions[0].polls = 0
+    assert submit(Path(shutil.copyfile(table, tmp_path / "again.csv")))["submission"] == "1000"
+    with pytest.raises(SubmissionError, match=r"it was, as 1000: public score 0\.5"):
+        submit(table)
+    assert len(server.submissions) == 1
+    table.write_text(table.read_text().replace("red", "blue"))
+    server.submission_polls = 0
+    assert submit(table)["submission"] == "1001"
 
 
 def test_a_table_that_the_host_would_refuse_is_not_sent(server: FakeKaggle, home: Path, table: Path) -> None:
