@@ -192,8 +192,9 @@ def validate(competition: Competition, frame: pd.DataFrame, data: Path, submissi
             str(list(submission.columns)),
             "mend `submission` in the adapter",
         )
-    for column in [] if sample is None else sample.columns[1:]:
-        _require_numbers(submission, column, sample[column])
+    if sample is not None:
+        for column in sample.columns[1:]:
+            _require_numbers(submission, column, sample[column])
     ids = submission.iloc[:, 0].astype(str)
     if sample is not None and len(sample):
         _require_ids(ids, sample.iloc[:, 0].astype(str), competition.sample)
