@@ -55,8 +55,8 @@ def push(bundle: Path, data: Path, owner: str | None = None, say: Callable[[str]
 
     data: the host's files at home. owner: a Kaggle user (default: whose credentials are found). The same command goes
     on where it stopped, and does nothing where all is done. The notebook's output and log are put into
-    `<bundle>-notebook/output/`. Without the host's files at home nothing is compared. Raises KaggleError, with the notebook's own last words where its run failed, and
-    SubmissionError where it answers otherwise than at home.
+    `<bundle>-notebook/output/`. Without the host's files at home nothing is compared. Raises KaggleError, with the
+    notebook's own last words where its run failed, and SubmissionError where it answers otherwise than at home.
     """
     bundle = Path(bundle).resolve()
     manifest = open_bundle(bundle)

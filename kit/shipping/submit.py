@@ -39,8 +39,8 @@ def submit_bundle(
     """Submit the notebook that `push` ran and follow it to its score; returns the ledger's line of the score.
 
     sure: spend a submission without asking. The submission is a line of the ledger as soon as Kaggle took it: one of
-    this very version that is not scored yet is followed, not repeated. Raises BundleError where the bundle is not pushed, KaggleError where no submission is left, Kaggle refuses
-    it or its rerun fails.
+    this very version that is not scored yet is followed, not repeated. Raises BundleError where the bundle is not
+    pushed, KaggleError where no submission is left, Kaggle refuses it or its rerun fails.
     """
     manifest = open_bundle(bundle)
     folder = competition_folder(manifest.competition, home)
