@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -93,8 +94,14 @@ def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {"tensor": name}
     if isinstance(value, Mapping):
         return {"items": [[key, _take_tensors(item, f"{name}.{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, list | tuple):
-        return {"list": [_take_tensors(item, f"{name}.{at}", tensors) for at, item in enumerate(value)]}
+        return {
+            "list" if isinstance(value, list) else "tuple": [
+                _take_tensors(item, f"{name}.{at}", tensors) for at, item in enumerate(value)
+            ]
+        }
     return {"value": value}
 
 
@@ -104,4 +111,7 @@ def _put_tensors(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tensors[content]
     if kind == "items":
         return {key: _put_tensors(item, tensors) for key, item in content}
-    return [_put_tensors(item, tensors) for item in content] if kind == "list" else content
+    if kind in ("list", "tuple"):
+        items = [_put_tensors(item, tensors) for item in content]
+        return items if kind == "list" else tuple(items)
+    return getattr(torch, content) if kind == "dtype" else content

@@ -6,9 +6,13 @@ import ast
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from kit.offline.errors import RecipeError
 
 
 def code_hash(path: Path, without: Iterable[str] = (), only: str | None = None) -> str:
@@ -24,17 +28,60 @@ def code_hash(path: Path, without: Iterable[str] = (), only: str | None = None) 
 
 
 def function_hash(function: Callable[..., Any]) -> str:
-    """SHA-256 of a function's code and of what it mentions in its file; of its name where there is no source."""
-    if isinstance(function, functools.partial):
-        bound = [function_hash(function.func), repr(function.args), repr(sorted(function.keywords.items()))]
-        return hashlib.sha256("\n".join(bound).encode()).hexdigest()
+    """SHA-256 of a function's code, of what it mentions in its file and of the values that it carries.
+
+    Those are what it closes over, the arguments of a functools.partial, and the attributes of an object that is called.
+    Raises RecipeError for a value that looks otherwise in each process.
+    """
+    settings = _settings(function, ())
+    return hashlib.sha256(json.dumps([_code_of(function), *([settings] if settings else [])]).encode()).hexdigest()
+
+
+def _settings(value: Any, within: tuple[int, ...]) -> dict[str, Any]:
+    """The values that something callable carries, by name, plain."""
+    if isinstance(value, functools.partial):
+        carried = {"func": value.func, "args": value.args, **value.keywords}
+    elif inspect.ismethod(value):
+        carried = {"self": value.__self__, "func": value.__func__}
+    elif inspect.isfunction(value):
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        carried = {name: cell.cell_contents for name, cell in cells}
+    else:
+        carried = {} if isinstance(value, type) else dict(getattr(value, "__dict__", {}))
+    return {name: _plain(item, (*within, id(value))) for name, item in carried.items()}
+
+
+def _plain(value: Any, within: tuple[int, ...]) -> Any:
+    """A value in JSON, the same in each process. within: what holds it, for values that hold themselves."""
+    if id(value) in within:
+        return "itself"
+    if isinstance(value, Mapping):
+        return [[_plain(key, within), _plain(item, within)] for key, item in value.items()]
+    if isinstance(value, list | tuple):
+        return [_plain(item, within) for item in value]
+    if callable(value) or hasattr(value, "__dict__"):
+        return [_code_of(value), _settings(value, within)]
+    if re.search(r" at 0x[0-9a-fA-F]+", repr(value)):
+        raise RecipeError(
+            "functions of a recipe that carry plain values, functions or objects of them", repr(value), "make it inside"
+        )
+    return repr(value)
+
+
+def _code_of(value: Any) -> str:
+    """A hash of the code of a function, or of an object's class; its name where there is no source."""
+    if isinstance(value, functools.partial):
+        return "partial"
+    made = value if inspect.isroutine(value) or isinstance(value, type) else type(value)
+    outer, _, inner = made.__qualname__.partition(".<locals>.")
     try:
-        found = code_hash(Path(inspect.getsourcefile(function) or ""), only=function.__name__)
-        # A lambda has no name to be found by: its line stands for it.
-        return found or hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
-    except (OSError, TypeError, AttributeError):
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        return hashlib.sha256(name.encode()).hexdigest()
+        found = code_hash(Path(inspect.getsourcefile(made) or ""), only=outer.rpartition(".")[2])
+        if found and not inner:
+            return found
+        # What is defined in a function hangs on all that this one mentions; a lambda has no name to be found by.
+        return found + hashlib.sha256(inspect.getsource(made).encode()).hexdigest()
+    except (OSError, TypeError):
+        return f"{made.__module__}.{made.__qualname__}"
 
 
 def _needed(tree: ast.Module, name: str) -> list[ast.stmt]:

@@ -22,17 +22,20 @@ LAYERS = (nn.Linear, nn.Conv2d)
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
-    """timm's optimiser by name. Raises RecipeError with the nearest name."""
-    known = list(map(str, list_optimizers()))
-    if recipe.optimizer not in known:
-        raise RecipeError("an optimizer that timm knows", repr(recipe.optimizer), did_you_mean(recipe.optimizer, known))
-    return create_optimizer_v2(
-        model,
-        opt=recipe.optimizer,
-        lr=recipe.lr,
-        weight_decay=recipe.weight_decay,
-        param_group_fn=lambda of: parameter_groups(recipe, of),
-    )
+    """timm's optimiser by name. Raises RecipeError with the nearest name, or for one that cannot be had here."""
+    known, name = list(map(str, list_optimizers())), recipe.optimizer
+    if name.removeprefix("lookahead_") not in known:
+        raise RecipeError("an optimizer that timm knows", repr(name), did_you_mean(name, known))
+    groups: Any = lambda of: parameter_groups(recipe, of)  # noqa: E731 - timm asks for a function
+    decay = recipe.weight_decay
+    try:
+        made = create_optimizer_v2(model, opt=name, lr=recipe.lr, weight_decay=decay, param_group_fn=groups)
+    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        found = f"{type(error).__name__}: {error or 'a package or a GPU that it needs is missing'}"
+        raise RecipeError(f"an optimizer {name!r} that can be made here", found, "choose another one") from None
+    if getattr(made, "is_second_order", False):
+        raise RecipeError("an optimizer of first derivatives", name, "choose another one, such as adamw")
+    return made
 
 
 def parameter_groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
@@ -120,18 +123,22 @@ def set_frozen(recipe: Recipe, model: nn.Module, epoch: int) -> None:
 
 def make_schedule(recipe: Recipe, optimizer: Optimizer, updates_per_epoch: int) -> Scheduler:
     """timm's schedule, to be stepped with the number of updates done."""
+    warmup = min(recipe.warmup_epochs, recipe.epochs / 2)
+    newer = {"stable_timescale": warmup or 1.0} if recipe.schedule == "rsqrt" else {}
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched=recipe.schedule,
         num_epochs=recipe.epochs,
-        decay_epochs=None if recipe.schedule == "wsd" else max(1, math.ceil(recipe.epochs / 3)),
+        decay_epochs=None if recipe.schedule in ("wsd", "rsqrt") else max(1, math.ceil(recipe.epochs / 3)),
+        decay_milestones=[recipe.epochs / 2, recipe.epochs * 3 / 4],  # type: ignore[list-item]
         # timm takes the power of "poly" from here: 0.1 would hold the rate up until the last update.
         decay_rate=0.9 if recipe.schedule == "poly" else 0.1,
-        warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 2),  # type: ignore[arg-type]
+        warmup_epochs=warmup,  # type: ignore[arg-type]
         warmup_lr=recipe.lr / 100 if recipe.warmup_lr is None else recipe.warmup_lr,
         min_lr=recipe.min_lr,
         step_on_epochs=False,
         updates_per_epoch=updates_per_epoch,
+        **newer,
     )
     if schedule is None:
         raise RecipeError(

@@ -124,6 +124,7 @@ wightman_erasing = Recipe(
     weight_decay=1e-4,
     warmup_epochs=5,
     augment=partial(augment.rand_augment, config="rand-m7-mstd0.5-inc1"),
+    label_smoothing=0.1,  # the default of timm's script
     erasing=0.4,
     erasing_count=3,
 )

@@ -70,7 +70,7 @@ class Recipe:
     repeats: Count = 1
     """Repeated augmentation: each epoch shows 1/repeats of the rows, each that often."""
     optimizer: str = "adamw"
-    """A name that timm.optim knows."""
+    """A name that timm.optim knows, also with its prefix "lookahead_"; none that needs second derivatives."""
     lr: Positive = 3e-4
     """Peak learning rate at this batch size. AdamW on convolutional networks: 3e-4 x sqrt(batch / 64) is a start."""
     head_lr_scale: Positive = 1.0
@@ -79,8 +79,10 @@ class Recipe:
     """Learning-rate factor per layer towards the input; 0.65 to 0.75 for pretrained ViTs."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
     """Decay of weights; norms and biases are exempt."""
-    schedule: Literal["cosine", "step", "poly", "tanh", "wsd", "constant"] = "cosine"
-    """A timm schedule, stepped on every update. wsd: constant, then a fall over the last fifth."""
+    schedule: Literal["cosine", "step", "multistep", "poly", "tanh", "wsd", "rsqrt", "constant"] = "cosine"
+    """A timm schedule, stepped on every update. step: a tenth after each third of the epochs; multistep: after half and
+    three quarters. wsd: constant, then a fall over the last fifth; rsqrt: 1 / sqrt of the time in the constant's place.
+    timm's plateau, which would fit the rate to the rows that score, is none of them."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     """Learning rate at the end of a schedule that falls."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
@@ -327,7 +329,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Callable):  # type: ignore[arg-type]
         settings = getattr(value, "keywords", {})  # of a functools.partial
         value = getattr(value, "func", value)
-        given = ", ".join(f"{name}={setting!r}" for name, setting in settings.items())
+        given = ", ".join(f"{name}={re.sub(' at 0x[0-9a-fA-F]+', '', repr(item))}" for name, item in settings.items())
         named = value if hasattr(value, "__qualname__") else type(value)
         return f"{named.__module__.removeprefix('kit.training.')}.{named.__qualname__}{f'({given})' if given else ''}"
     if isinstance(value, Mapping):

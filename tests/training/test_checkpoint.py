@@ -25,11 +25,13 @@ STATE = {
     "model": {"weight": torch.arange(6.0).reshape(2, 3).t(), "half": torch.ones(2, dtype=torch.bfloat16)},
     "average": None,
     "best": {"epoch": 2, "score": 0.5},
+    "kinds": [(1, (torch.float32,)), torch.bfloat16],
 }
 
 
 def test_a_state_comes_back_whole(tmp_path):
-    """Tensors keep values, dtypes and shapes (strided, scalar), numbers as keys stay numbers, None stays None."""
+    """Tensors keep values, dtypes and shapes (strided, scalar), numbers as keys stay numbers, None stays None,
+    tuples and dtypes (which some optimisers keep) stay what they are."""
     checkpoint.commit(tmp_path, 7, STATE)
     step, state = checkpoint.resume(tmp_path)
     assert step == 7
@@ -39,6 +41,7 @@ def test_a_state_comes_back_whole(tmp_path):
     assert state["optimizer"]["param_groups"] == GROUPS
     assert state["average"] is None
     assert state["best"] == STATE["best"]
+    assert state["kinds"] == STATE["kinds"]
 
 
 def test_nothing_was_committed(tmp_path):

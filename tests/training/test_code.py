@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from kit.offline.errors import RecipeError
+from kit.offline.places import load_module
 from kit.training.augment import light, photo
 from kit.training.code import code_hash, function_hash
 
+ROOT = Path(__file__).parents[2]
 FILE = '''
 """A file."""
 from numpy import rint as rounded
@@ -93,6 +99,69 @@ def test_functions_of_a_recipe_are_told_apart():
     assert len({function_hash(function) for function in functions}) == len(functions)
     assert function_hash(functools.partial(light, 3)) == function_hash(functools.partial(light, 3))
     assert function_hash(len) != function_hash(max)
+
+
+CARRYING = """
+import functools
+
+def helper(size):
+    return size
+
+def heavy(share):
+    def make(size):
+        return helper(size), share
+    return make
+
+class Make:
+    def __init__(self, share, inner=None):
+        self.share, self.inner = share, inner
+
+    def __call__(self, size):
+        return helper(size), self.share
+
+    def method(self, size):
+        return self.share
+
+closed, other_closed = heavy(0.1), heavy(0.9)
+lambdas = [lambda size, share=share: (size, share) for share in (1,)]
+called, other_called, nested = Make(0.1), Make(0.9), Make(0.1, Make(0.9))
+bound, other_bound = Make(0.1).method, Make(0.9).method
+within, other_within = functools.partial(helper, inner=closed), functools.partial(helper, inner=other_closed)
+unstable = functools.partial(helper, object())
+"""
+HASHES = """
+import sys
+from pathlib import Path
+from kit.offline.places import load_module
+from kit.training.code import function_hash
+module = load_module(Path(sys.argv[1]), "carrying")
+print(*(function_hash(getattr(module, name)) for name in sys.argv[2:]))
+"""
+CARRIERS = [
+    "closed", "other_closed", "called", "other_called", "nested", "bound", "other_bound", "within", "other_within",
+]  # fmt: skip
+
+
+def test_the_values_that_a_function_carries_count(tmp_path):
+    """What it closes over, an object's attributes, a method's object and a partial's functions: all differ, each is the
+    same in another process, and a helper that only the closure's maker mentions counts."""
+
+    def hashes(text):
+        (tmp_path / "carrying.py").write_text(text)
+        command = [sys.executable, "-c", HASHES, str(tmp_path), *CARRIERS]
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
+
+    first = hashes(CARRYING)
+    assert len(set(first)) == len(CARRIERS) and hashes(CARRYING) == first
+    changed = hashes(CARRYING.replace("    return size\n", "    return -size\n"))
+    assert all(one != other for one, other in zip(first, changed, strict=True))
+
+
+def test_a_value_that_each_process_sees_otherwise_is_refused(tmp_path):
+    """An object without attributes has nothing but its address: the same command would find another run."""
+    (tmp_path / "carrying.py").write_text(CARRYING)
+    with pytest.raises(RecipeError, match="plain values"):
+        function_hash(load_module(tmp_path, "carrying").unstable)
 
 
 QUOTED = """
