@@ -216,7 +216,7 @@ def train(
 
         done = [train_on_kaggle(ground, recipe, one, settings or [], wanted, home_folder(home)) for one in each]
     else:
-        done = [fanout.train_run(ground, recipe, one, wanted, home_folder(home), track=track) for one in each]
+        done = fanout.train_seeds(ground, recipe, each, wanted, home_folder(home), track=track)
     _runs(table_of(done))
 
 
@@ -570,7 +570,9 @@ def _runs(rows: Sequence[dict[str, Any]]) -> None:
     cells = []
     for row in rows:
         by_fold = " ".join("-" if score is None else f"{score:.4f}" for score in row["by_fold"].values())
-        note = f" (fitted on scored rows: {', '.join(row['fitted'])})" if row["fitted"] else ""
+        flattery = row["optimism_of_epoch"]
+        by_about = "" if flattery is None else f", which flatters an epoch's score by {flattery:.4f}"
+        note = f" (fitted on scored rows: {', '.join(row['fitted'])}{by_about})" if row["fitted"] else ""
         pooled, spread, crossed = (_number(row[name]) for name in ("pooled", "spread", "cross_fitted"))
         cells.append([row["run"], row["folds"], pooled + note, spread, crossed, by_fold, row["minutes"]])
     _table(header, cells)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from kit.offline.batches import source_of, to_device
 from kit.offline.columns import table_of
 from kit.offline.contract import Competition
-from kit.offline.errors import KitError
+from kit.offline.errors import Diverged
 from kit.offline.pixels import Preparation
 from kit.offline.predictions import Map, Maps, Predictions, write_maps
 from kit.offline.tasks import Task
@@ -48,6 +48,25 @@ def forward(
     return total / len(views)
 
 
+def within_memory(
+    model: nn.Module, task: Task, images: Tensor, views: Sequence[str], beside: Mapping[str, Tensor]
+) -> np.ndarray:
+    """`forward` as a float32 array; a batch that a GPU's memory does not hold is halved. Raises
+    torch.OutOfMemoryError for a single row."""
+    try:
+        return forward(model, task, images, views, beside).cpu().numpy()
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # outside of the handler, which holds what filled the memory
+    parts = []
+    for rows in (slice(len(images) // 2), slice(len(images) // 2, None)):
+        of_rows = {name: value[rows] for name, value in beside.items()}
+        parts.append(within_memory(model, task, images[rows], views, of_rows))
+    return np.concatenate(parts)
+
+
 def predict_batches(
     model: nn.Module,
     task: Task,
@@ -66,12 +85,12 @@ def predict_batches(
         inputs, beside = to_device(images, table[positions], preparation, device)
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        values = forward(model, task, inputs, views, beside).cpu().numpy()
+        values = within_memory(model, task, inputs, views, beside)
         if not np.isfinite(values).all():
-            raise KitError(
+            raise Diverged(
                 "finite outputs of the network",
                 f"NaN or infinity near row {positions[0].item()}",
-                "train the fold again, in fp32 if need be",
+                "train the fold again, with a lower lr, clip_grad or precision='fp32'",
             )
         yield positions.tolist(), values, list(zip(heights.tolist(), widths.tolist(), strict=True))
 

@@ -83,7 +83,8 @@ class Loader(DataLoader):
             lost = error
         suspects = lost.batches[:1] if lost.hung else lost.batches  # what hangs holds up the batch that is awaited
         keys = [key for batch in suspects for key in batch]
-        raise self._explained(lost, keys, self._found(keys))
+        ended = "signal: Terminated" in lost.said  # by somebody, not of a row
+        raise self._explained(lost, keys, None if ended else self._found(keys))
 
     def _arriving(self) -> Iterator[Any]:
         """The batches. Raises Lost."""
@@ -141,6 +142,8 @@ class Loader(DataLoader):
                 f"none, though each row came alone; in flight: {examples(names, 64)}",
                 f"look at the disk that holds the data, and at what else keeps the cores; {again}",
             )
+        if "signal: Terminated" in lost.said:
+            return RunError("loader processes that live", lost.said, f"do not end them one by one; {again}")
         return RunError(
             "loader processes that live",
             f"{lost.said}; none of the rows in flight kills a process alone: {examples(names, 8)}",

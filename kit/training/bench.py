@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from kit.offline.batches import EvaluationSamples, evaluation_batches, to_device
+from kit.offline.batches import EvaluationSamples, Padded, evaluation_batches, to_device
 from kit.offline.columns import table_of
 from kit.offline.forward import forward
 from kit.offline.models import build_model, pick_device
@@ -28,10 +28,13 @@ STEPS = 40
 
 
 class OneBatch:
-    """The loader's first batch, again and again: a loader that costs nothing."""
+    """The loader's first batch, on the device, again and again: a loader that costs nothing."""
 
     def __init__(self, loader: DataLoader):
-        self.loader, self.batch = loader, next(iter(loader))
+        positions, images, masks = next(iter(loader))
+        device = pick_device()
+        images = Padded(*(part.to(device) for part in images)) if isinstance(images, Padded) else images.to(device)
+        self.loader, self.batch = loader, (positions, images, masks.to(device))
 
     def __iter__(self) -> Iterator[Any]:
         return (self.batch for _ in range(len(self.loader)))
@@ -47,7 +50,9 @@ def bench(ground: Ground, recipe: Recipe, home: Path = Path(), say: Callable[[st
     competition = ground.competition.with_task(recipe.task)
     assert competition.folder is not None, "competitions are loaded from a folder"
     rows, held = (part.head(STEPS * recipe.batch_size) for part in split(ground.frame, 0))
-    short = dataclasses.replace(recipe, epochs=2, freeze_epochs=0, mix_off_epochs=0, patience=None)  # type: ignore[type-var]
+    short = dataclasses.replace(  # type: ignore[type-var]
+        recipe, epochs=2, freeze_epochs=0, mix_off_epochs=0, patience=None, start_size=None
+    )
     with tempfile.TemporaryDirectory() as scratch:
         fold = Fold(
             competition=competition,

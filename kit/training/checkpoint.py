@@ -17,8 +17,8 @@ from kit.offline.errors import RunError
 from kit.offline.files import sha256_of, write_json, write_whole
 
 RECORD = "state.json"
-BEST = "best.safetensors"
-"""The best epoch's weights, while later epochs train."""
+BEST = "best-{epoch}.safetensors"
+"""The best epoch's weights, while later epochs train; the state's "best" has their hash."""
 
 
 def require_room(folder: Path, model: nn.Module, averaged: bool) -> None:
@@ -48,7 +48,8 @@ def commit(folder: Path, step: int, state: Mapping[str, Any]) -> None:
     write_whole(folder / file, content)
     record = {"step": step, "file": file, "sha256": hashlib.sha256(content).hexdigest(), "state": skeleton}
     write_json(folder / RECORD, {**record, "record_sha256": _hash_of(record)})
-    _remove_all_but(folder, file)
+    best = state.get("best")
+    _remove_all_but(folder, file, *([BEST.format(**best)] if best else []))
 
 
 def resume(folder: Path) -> tuple[int, dict[str, Any]] | None:
@@ -71,20 +72,20 @@ def resume(folder: Path) -> tuple[int, dict[str, Any]] | None:
 
 def clear(folder: Path) -> None:
     """Remove the state of a finished fold."""
-    for name in (RECORD, BEST):
-        (folder / name).unlink(missing_ok=True)
-    _remove_all_but(folder, None)
+    (folder / RECORD).unlink(missing_ok=True)
+    _remove_all_but(folder)
 
 
 def _hash_of(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _remove_all_but(folder: Path, file: str | None) -> None:
-    """Delete older states, and what killed writers left aside."""
-    for old in [*folder.glob("state-*.safetensors"), *folder.glob(".*.tmp-*")]:
-        if old.name != file:
-            old.unlink()
+def _remove_all_but(folder: Path, *files: str) -> None:
+    """Delete older states and best epochs, and what killed writers left aside."""
+    for pattern in ("state-*.safetensors", BEST.format(epoch="*"), ".*.tmp-*"):
+        for old in folder.glob(pattern):
+            if old.name not in files:
+                old.unlink()
 
 
 def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -97,11 +98,8 @@ def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, list | tuple):
-        return {
-            "list" if isinstance(value, list) else "tuple": [
-                _take_tensors(item, f"{name}.{at}", tensors) for at, item in enumerate(value)
-            ]
-        }
+        items = [_take_tensors(item, f"{name}.{at}", tensors) for at, item in enumerate(value)]
+        return {"list" if isinstance(value, list) else "tuple": items}
     return {"value": value}
 
 

@@ -38,9 +38,11 @@ from kit.training.rundir import (
     Run,
     begin_run,
     labels_hash,
+    list_runs,
     locked,
     name_of_fold,
     plan_run,
+    shaping_hashes,
     summarise,
 )
 from kit.training.track import tracking
@@ -145,6 +147,8 @@ def train_run(
     learned, wanted = run.record["learned"], folds_to_train(run, folds)
     if not run.has_begun and not any(has_module(competition.folder, Path(fork).stem) for fork in FORKS):
         require_weights(recipe.backbone, recipe.pretrained, home)  # a fork may know other networks
+    if not run.has_begun:
+        tell_unfinished(run, say)
     begin_run(run, competition, ground.table)
     soft = SoftLabels.load(home / recipe.pseudo) if recipe.pseudo else None
     if soft is not None:
@@ -192,6 +196,41 @@ def train_run(
     if failed:
         raise failed[0]
     return run
+
+
+def train_seeds(
+    ground: Ground,
+    name: str,
+    recipes: Sequence[Recipe],
+    folds: Sequence[int] | None = None,
+    home: Path = Path(),
+    say: Callable[[str], None] = print,
+    track: str | None = None,
+) -> list[Run]:
+    """`train_run` of each of `recipes`, which differ in their seed; one that diverges does not stop the others."""
+    runs, failed = [], []
+    for recipe in recipes:
+        try:
+            runs.append(train_run(ground, name, recipe, folds, home, say, track))
+        except Diverged as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
+    return runs
+
+
+def tell_unfinished(run: Run, say: Callable[[str], None]) -> None:
+    """Say of a run that is to begin by what it differs from runs of the same recipe's name that are unfinished."""
+    ours = shaping_hashes(run)
+    for other in list_runs(run.folder.parent.parent):
+        if other.is_blend or other.record["recipe_name"] != run.record["recipe_name"]:
+            continue
+        if len(other.folds) < other.record["folds_of"]:
+            differing = [part for part, digest in shaping_hashes(other).items() if digest != ours[part]]
+            theirs, now = other.record["recipe"], run.record["recipe"]
+            fields = [name for name in now if name != "workers" and theirs.get(name) != now[name]]
+            told = ", ".join(f"recipe ({', '.join(fields)})" if part == "recipe" else part for part in differing)
+            say(f"{run.name} begins anew; {other.name}, which is unfinished, had other {told}")
 
 
 def justified_epochs(run: Run) -> int:

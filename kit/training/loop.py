@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -33,7 +35,7 @@ from kit.offline.batches import (
 )
 from kit.offline.columns import learn_columns, table_of, table_width
 from kit.offline.contract import Competition
-from kit.offline.errors import Diverged, RecipeError, RunError
+from kit.offline.errors import Diverged, KitError, RecipeError, RunError
 from kit.offline.files import sha256_of, write_json, write_whole
 from kit.offline.forward import predict_samples
 from kit.offline.loading import load
@@ -52,19 +54,21 @@ from kit.offline.pixels import Preparation
 from kit.offline.places import has_module
 from kit.offline.predictions import Gallery, Maps, Predictions
 from kit.offline.tasks import Learned, trained_task
+from kit.offline.views import view_of
 from kit.training import checkpoint, stop
 from kit.training.cache import cached_sources
 from kit.training.chance import seed_step
 from kit.training.losses import with_loss
 from kit.training.mix import Mix, batch_mix
-from kit.training.optim import make_optimizer, make_schedule, scale_heads, set_frozen
+from kit.training.optim import heads_of, make_optimizer, make_schedule, scale_heads, set_frozen
 from kit.training.precision import choose_precision, precision_of
 from kit.training.recipe import Recipe
-from kit.training.rundir import ALL, name_of_fold
-from kit.training.samples import Steps, Targets, TrainingSamples, chances_of
+from kit.training.rundir import ALL, name_of_fold, versions
+from kit.training.samples import Steps, Targets, TrainingSamples, augmented, chances_of
 
 COMMIT_SECONDS = 20.0
-"""Time between two commits of the state; a kill loses at most that much, a signal nothing."""
+"""Time between two commits of the state: what a kill loses at most, an evaluation aside. A signal in the midst of an
+epoch loses nothing."""
 TRAVELLING = ("weights.safetensors", "model.json", "gallery.safetensors")
 """What a bundle takes of a fold; done.json keeps their hashes."""
 INITIAL_WEIGHTS = 2**32 - 1
@@ -148,6 +152,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     targets = Targets(task, fold.train, fold.learned, fold.soft)
     chances = chances_of(recipe, competition.task, fold.train, fold.learned)
     steps = Steps(recipe, fold.number, len(fold.train), chances)
+    require_augmentation(samples, setup.example)
     loader = (loader_of or training_loader)(samples, steps, recipe)
     weights = torch.from_numpy(row_weights(fold.train))
     if recipe.sampling == "weighted":
@@ -172,18 +177,21 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
 
     # Where were we? `limits`: what this machine made of the recipe
     step, best, loss = 0, None, 0.0  # of the epoch's batches, summed
+    machine = {**versions(), "threads": str(torch.get_num_threads()), "device": str(device)}
     found = checkpoint.resume(fold.folder)
     limits: dict[str, Any] = found[1]["limits"] if found else precision_and_parts(fold, setup, model, device)
     cast, scaler = precision_of(limits["precision"], device)
     if found:
         step, state = found
-        best, loss = state["best"], state["loss"]
+        best, loss, began = state["best"], state["loss"], began - state["seconds"]
         restore(state, model, optimizer, scaler, average)
         fold.say(f"fold {fold.name}: going on at epoch {step // len(steps) + 1} of {recipe.epochs}")
+        tell_changes(fold, state["machine"], machine)
     keep_log(fold.folder / "log.jsonl", step // len(steps))
 
     def commit() -> None:
-        checkpoint.commit(fold.folder, step, state_of(model, optimizer, scaler, average, best, loss, limits))
+        told = {"best": best, "loss": loss, "limits": limits, "machine": machine, "seconds": time.monotonic() - began}
+        checkpoint.commit(fold.folder, step, {**state_of(model, optimizer, scaler, average), **told})
 
     if not found and recipe.precision == "auto" and device.type == "cpu":
         commit()  # another trial might choose otherwise
@@ -191,7 +199,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     def gradients(batches: list[Any], epoch: int, mix: Mix) -> float:
         """Add up the gradients of an update's batches, each in as many parts as memory asks for, and their losses."""
         optimizer.zero_grad(set_to_none=True)
-        summed = 0.0
+        summed, whole = 0.0, sum(float(weights[positions].sum()) for positions, *_ in batches)
         for number, (positions, images, masks) in enumerate(batches, step):
             seed_step(recipe.seed, fold.number, number)
             inputs, beside = to_device(images, table[positions], preparation, device)
@@ -199,11 +207,12 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
             wanted = task.smooth(wanted, recipe.label_smoothing) if recipe.label_smoothing else wanted
             inputs, wanted, weight = mix(inputs, wanted, weights[positions].to(device), beside)
             of_batch = torch.zeros((), device=device)
-            for part, share in in_parts(weight, limits["parts"]):
+            of_update = float(weights[positions].sum()) / max(whole, 1e-12)  # weights that are mixed keep their sum
+            for part, share in in_parts(weight, -(-recipe.batch_size // limits["parts"])):
                 with cast():
                     outputs = network(channels_last(inputs[part]), **{name: of[part] for name, of in beside.items()})
                     of_part = task.loss(outputs, wanted[part], weight[part]) * share
-                scaler.scale(of_part / len(batches)).backward()
+                scaler.scale(of_part * of_update).backward()
                 of_batch += of_part.detach()
             require_finite("loss", of_batch, fold, epoch, number % len(steps), positions, optimizer)
             summed += of_batch.item()
@@ -222,7 +231,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
             steps.epoch, steps.first = epoch, step % len(steps)
             started, seen = time.monotonic(), 0
             loss = loss if steps.first else 0.0
-            for batches in grouped(loader, recipe.accumulate):
+            for batches in grouped(loader, recipe.accumulate, asked):
                 at = step % len(steps)
                 update = epoch * updates + at // recipe.accumulate
                 schedule.step_update(update)
@@ -237,7 +246,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
                     require_finite("gradient", norm_of_gradients(model), fold, epoch, at, rows, optimizer)
                 if recipe.clip_grad:
                     scaler.unscale_(optimizer)
-                    dispatch_clip_grad(model.parameters(), recipe.clip_grad, recipe.clip_mode)
+                    dispatch_clip_grad(clipped(recipe, model), recipe.clip_grad, recipe.clip_mode)
                 scaler.step(optimizer)
                 scaler.update()
                 if average:
@@ -248,15 +257,19 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
                     commit()
                     committed = time.monotonic()
                     asked.leave()
+            if asked and step < (epoch + 1) * len(steps):  # its processes got the signal, too
+                commit()
+                asked.leave()
             seconds = time.monotonic() - started
 
             # How good is it? One view, the averaged weights if there are any
             shown = average.module if average else model
-            score = evaluate(fold, setup, shown, device, ("identity",), None)
+            with asked.first():
+                score = evaluate(fold, setup, shown, device, ("identity",), None)
             if is_better(score, best, competition.greater_is_better):
                 best = {"epoch": epoch + 1, "score": score}
                 if recipe.keep == "best":
-                    write_whole(fold.folder / checkpoint.BEST, weights_of(shown))
+                    best["sha256"] = keep_best(fold.folder / checkpoint.BEST.format(**best), shown)
             speed = seen / max(seconds, 1e-9)
             lr, elapsed = optimizer.param_groups[-1]["lr"], time.monotonic() - began
             report(fold, epoch, loss / len(steps), score, lr, speed, elapsed)
@@ -268,7 +281,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     # Keep, predict with every view; done.json, written last, says that the fold is whole
     final, epochs = average.module if average else model, step // len(steps)
     if best and recipe.keep == "best":
-        load_weights(final, fold.folder / checkpoint.BEST)
+        load_best(fold.folder / checkpoint.BEST.format(**best), best["sha256"], final)
     write_whole(fold.folder / "weights.safetensors", weights_of(final))
     write_json(fold.folder / "model.json", model_record(setup))
     score = evaluate(fold, setup, final, device, recipe.tta, fold.folder)
@@ -282,25 +295,37 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
         "peak_memory_mb": _peak_memory_mb(device),
         "device": str(device),
         **limits,
+        "machine": machine,
         "sha256": {path.name: sha256_of(path) for path in map(fold.folder.joinpath, TRAVELLING) if path.is_file()},
     }
     write_json(fold.folder / "done.json", record)
     checkpoint.clear(fold.folder)
 
 
-def grouped(loader: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """The batches of an update at a time: `size` of them, fewer at the end."""
+def grouped(loader: Iterable[Any], size: int, asked: stop.Asked) -> Iterator[list[Any]]:
+    """The batches of an update at a time: `size` of them, fewer at the end.
+
+    They end early where a signal waits and the loader's processes, which it reached as well, are gone.
+    """
     batches = iter(loader)
-    while group := list(islice(batches, size)):
-        yield group
+    try:
+        while group := list(islice(batches, size)):
+            yield group
+    except RunError:
+        if not asked:
+            raise
 
 
-def in_parts(weight: Tensor, parts: int) -> Iterator[tuple[slice, Tensor | float]]:
-    """Slices of a batch and each one's share of its weight (N), so that losses of parts add up to that of the batch."""
-    if parts == 1:
+def in_parts(weight: Tensor, size: int) -> Iterator[tuple[slice, Tensor | float]]:
+    """Slices of a batch, about `size` rows each, and each one's share of its weight (N): losses of parts add up to that
+    of the batch. None has one row, on which batch-norm cannot train, unless `size` is one."""
+    count = -(-len(weight) // size)
+    if size > 1:
+        count = min(count, max(len(weight) // 2, 1))
+    if count == 1:
         yield slice(None), 1.0
         return
-    for rows in torch.arange(len(weight)).chunk(parts):
+    for rows in torch.arange(len(weight)).tensor_split(count):
         part = slice(int(rows[0]), int(rows[-1]) + 1)
         yield part, weight[part].sum() / weight.sum().clamp_min(1e-12)
 
@@ -315,6 +340,13 @@ def more_parts(fold: Fold, parts: int) -> int:
         torch.cuda.empty_cache()
     fold.say(f"fold {fold.name}: out of memory; batches of {recipe.batch_size} go in {2 * parts} parts from here on")
     return 2 * parts
+
+
+def clipped(recipe: Recipe, model: nn.Module) -> list[nn.Parameter]:
+    """The parameters whose gradients are clipped: all; with agc those of the head stay (Brock et al. 2021)."""
+    spared = heads_of(model) if recipe.clip_mode == "agc" else []
+    head = {id(parameter) for module in spared for parameter in module.parameters()}
+    return [parameter for parameter in model.parameters() if id(parameter) not in head]
 
 
 def norm_of_gradients(model: nn.Module) -> Tensor:
@@ -415,17 +447,48 @@ def some_inputs(
 
 def require_sizes(recipe: Recipe, setup: Setup, model: nn.Module, device: torch.device) -> None:
     """Raise RecipeError where the network does not take images of the recipe's sizes: told now, not in an assertion."""
-    for size in {recipe.size, recipe.size_at(0)}:
+    for size, view in [(recipe.size_at(0), "identity"), *((recipe.size, view) for view in recipe.tta)]:
         images, beside = some_inputs(setup, size, 1, device)
         try:
             with torch.no_grad():
-                model.eval()(images, **beside)
+                model.eval()(channels_last(view_of(view).apply(images)), **beside)
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, RuntimeError) as error:
             found = f"{type(error).__name__}: {str(error)[:200] or 'its feature maps do not divide into blocks'}"
             fix = 'use another size (HaloNets: multiples of 256), or model={"dynamic_img_size": true} for a ViT'
-            raise RecipeError(f"a size that {recipe.backbone} takes: {size[0]} x {size[1]}", found, fix) from None
+            wanted = f"a size that {recipe.backbone} takes: {size[0]} x {size[1]}"
+            if view != "identity":
+                wanted, fix = f"{wanted} in the view {view!r} of tta", f"drop that view, or {fix}"
+            raise RecipeError(wanted, found, fix) from None
+    require_batch(recipe, setup, model, device)
+
+
+def require_batch(recipe: Recipe, setup: Setup, model: nn.Module, device: torch.device) -> None:
+    """Raise RecipeError for batches of one row where batch-norm would have one value a channel to train on."""
+    if recipe.batch_size > 1:
+        return
+    images, beside = some_inputs(setup, recipe.size_at(0), 1, device)
+    try:
+        with torch.no_grad():
+            deepcopy(model).train()(images, **beside)  # a copy: statistics of batch-norm change
+    except ValueError as error:
+        raise RecipeError(f"a batch_size of at least 2 for {recipe.backbone}", str(error), "mend the recipe") from None
+
+
+def require_augmentation(samples: TrainingSamples, example: np.ndarray) -> None:
+    """Raise RecipeError where the augmentation does not take the competition's images: told now, with what they are."""
+    compose, _ = samples.at_size(samples.recipe.size_at(0))
+    mask = np.zeros(example.shape[:2], np.uint8) if samples.competition.task.dense else None
+    try:
+        augmented(compose, example, mask, np.random.default_rng(0))
+    except (KitError, MemoryError):
+        raise
+    except Exception as error:
+        found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        wanted = f"an augmentation that takes images of {example.shape[-1]} channels and {example.dtype}"
+        fix = "set augment to light or imagenet, which move pixels alone, or mend `augment` or the adapter's cut"
+        raise RecipeError(wanted, found, fix) from error
 
 
 def precision_and_parts(fold: Fold, setup: Setup, model: nn.Module, device: torch.device) -> dict[str, Any]:
@@ -512,19 +575,13 @@ def state_of(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     average: ModelEmaV3 | None,
-    best: dict[str, Any] | None,
-    loss: float,
-    limits: dict[str, Any],
 ) -> dict[str, Any]:
-    """All that a fold needs to go on; generators are not among it, since every draw is counted."""
+    """What has tensors of all that a fold needs to go on; no generators, since every draw is counted."""
     return {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "average": average.module.state_dict() if average else None,
-        "best": best,
-        "loss": loss,
-        "limits": limits,
     }
 
 
@@ -541,6 +598,28 @@ def restore(
     scaler.load_state_dict(state["scaler"])
     if average:
         average.module.load_state_dict(state["average"])
+
+
+def tell_changes(fold: Fold, then: dict[str, str | None], now: dict[str, str | None]) -> None:
+    """Say where a fold goes on with other versions, threads or another device: not to the bit any more."""
+    changed = [f"{name} {now.get(name)} (was {then.get(name)})" for name in now if now[name] != then.get(name)]
+    if changed:
+        fold.say(f"fold {fold.name}: not to the bit as it would have been: {', '.join(changed)}")
+
+
+def keep_best(path: Path, model: nn.Module) -> str:
+    """Write a model's weights; returns their SHA-256."""
+    content = weights_of(model)
+    write_whole(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_best(path: Path, sha256: str, model: nn.Module) -> None:
+    """Load the best epoch's weights. Raises RunError where they are not those that were kept."""
+    if not path.is_file() or sha256_of(path) != sha256:
+        fix = f"delete {path.parent} and train the fold again"
+        raise RunError(f"{path} as it was kept", "missing or changed", fix)
+    load_weights(model, path)
 
 
 def model_record(setup: Setup) -> dict[str, Any]:

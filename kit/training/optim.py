@@ -124,7 +124,7 @@ def set_frozen(recipe: Recipe, model: nn.Module, epoch: int) -> None:
 def make_schedule(recipe: Recipe, optimizer: Optimizer, updates_per_epoch: int) -> Scheduler:
     """timm's schedule, to be stepped with the number of updates done."""
     warmup = min(recipe.warmup_epochs, recipe.epochs / 2)
-    newer = {"stable_timescale": warmup or 1.0} if recipe.schedule == "rsqrt" else {}
+    newer: dict[str, Any] = {"stable_timescale": warmup or 1.0} if recipe.schedule == "rsqrt" else {}
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched=recipe.schedule,

@@ -30,6 +30,8 @@ def predict_rows(
 
     competition: with the task that the run trained. folder: where maps go. weights: other ones than the fold's own.
     """
+    if weights is None:
+        run.require_whole(number)
     record = run.read(f"{run.fold(number).name}/model.json")
     preparation, device = preparation_from(record["preparation"]), pick_device()
     weights = weights or run.fold(number) / "weights.safetensors"

@@ -79,6 +79,16 @@ class Run:
     def is_blend(self) -> bool:
         return "members" in self.record
 
+    def require_whole(self, number: int, only: str | None = None) -> None:
+        """Raise RunError where a file of a trained fold, or `only` this one, is not by its hash what training wrote."""
+        folder = self.fold(number)
+        for name, sha256 in (self.read(f"{folder.name}/done.json") or {"sha256": {}})["sha256"].items():
+            if only not in (None, name):
+                continue
+            if not (folder / name).is_file() or sha256_of(folder / name) != sha256:
+                fix = f"restore it, or delete {folder} and train the fold again"
+                raise RunError(f"{folder / name} as it was trained", "missing or changed", fix)
+
     def read(self, file: str) -> Any:
         """A JSON file of the run, or None where it is not there yet."""
         path = self.folder / file
@@ -287,6 +297,7 @@ def parts_of(
     own, scored, parts = competition_of(run, competition), scored_rows(frame), {}
     for number in wanted:
         path = run.fold(number)
+        run.require_whole(number, only="gallery.safetensors")
         gallery = Gallery.load(path / "gallery.safetensors") if (path / "gallery.safetensors").is_file() else None
         parts[number] = part_of(own, scored, load_predictions(path / "oof"), gallery)
     return parts
@@ -320,13 +331,40 @@ def summarise(run: Run, competition: Competition, frame: pd.DataFrame) -> dict[s
     recipe = run.record["recipe"]
     chosen = recipe["keep"] == "best" or recipe.get("patience")  # runs of before the field have none
     fitted = ["epoch"] if chosen and recipe["epochs"] > 1 else []
-    return write_score(run, own, frame, parts_of(run, competition, frame), run.record["learned"], fitted)
+    parts = parts_of(run, competition, frame)
+    flattery = optimism(run, own.greater_is_better) if fitted else None
+    return write_score(run, own, frame, parts, run.record["learned"], fitted, flattery)
+
+
+def optimism(run: Run, greater_is_better: bool) -> float | None:
+    """How much the choice of epochs flatters, from log.jsonl (one view): the mean over folds of a fold's score at its
+    best epoch, less that at the epoch which is best for the mean of the others.
+
+    None with one fold, or where a score is undefined in the epochs that all folds trained.
+    """
+    logs = [(run.fold(number) / "log.jsonl").read_text().splitlines() for number in run.folds]
+    scores = [[json.loads(line)["score"] for line in log] for log in logs]
+    common = min(map(len, scores), default=0)
+    if len(scores) < 2 or None in (score for fold in scores for score in fold[:common]) or not common:
+        return None
+    table = np.array([fold[:common] for fold in scores])
+    sign = 1.0 if greater_is_better else -1.0
+    others = (sign * (table.sum(axis=0) - table)).argmax(axis=1)
+    own, honest = (sign * table).max(axis=1), (sign * table)[np.arange(len(table)), others]
+    return float((own - honest).mean())
 
 
 def write_score(
-    run: Run, competition: Competition, frame: pd.DataFrame, parts: dict[int, Part], learned: Learned, fitted: list[str]
+    run: Run,
+    competition: Competition,
+    frame: pd.DataFrame,
+    parts: dict[int, Part],
+    learned: Learned,
+    fitted: list[str],
+    flattery: float | None = None,
 ) -> dict[str, Any]:
     """learned.json and score.json of a run or blend from its parts. fitted: what else was chosen on the scored rows.
+    flattery: see `optimism`.
 
     The cross-fitted score fits the task's decisions for each fold on the others; a blend's fits its weights so too.
     """
@@ -346,6 +384,7 @@ def write_score(
         "units": int(sum(len(part.predictions) for part in every)),
         "folds_of": run.record["folds_of"],
         "fitted_on_scored_rows": fitted,
+        "optimism_of_epoch": flattery,
         "greater_is_better": competition.greater_is_better,
     }
     write_json(run.folder / "learned.json", known)
@@ -420,6 +459,7 @@ def table_of(runs: list[Run]) -> list[dict[str, Any]]:
                 "by_fold": score.get("folds", {}),
                 "minutes": round(sum(one["seconds"] for one in done) / 60, 2),
                 "fitted": score.get("fitted_on_scored_rows", []),
+                "optimism_of_epoch": score.get("optimism_of_epoch"),
                 "started": run.record["started"],
             }
         )

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from kit.offline.errors import RunError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -27,6 +29,15 @@ class Asked:
         if self:
             self.leave()
         self.number = number
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """A signal goes before a RunError: where it reached the whole group, it has ended the loader's processes."""
+        try:
+            yield
+        except RunError:
+            self.leave()
+            raise
 
     def leave(self) -> None:
         """End the work, if a signal waits, as the handler from before would have: an exit or KeyboardInterrupt."""

@@ -102,6 +102,10 @@ def forked(work: Callable[..., object], *given: Any) -> int:
 
 def told(path: Path) -> Any:
     """A file's content, without what differs from run to run."""
+    if path.name == "state.json":
+        record = json.loads(path.read_text())
+        state = [item for item in record["state"]["items"] if item[0] != "seconds"]
+        return {"step": record["step"], "sha256": record["sha256"], "state": state}
     leave = CHANCING.get(path.name)
     if leave is None:
         return path.read_bytes()

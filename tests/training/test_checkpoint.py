@@ -57,8 +57,11 @@ def test_only_the_newest_stays(tmp_path):
     (tmp_path / ".state-9.safetensors.tmp-123").write_bytes(b"torn")
     checkpoint.commit(tmp_path, 10, STATE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state-10.safetensors", "state.json"]
-    for name in ("weights.safetensors", checkpoint.BEST):
+    for name in ("weights.safetensors", "best-2.safetensors", "best-4.safetensors"):
         (tmp_path / name).write_bytes(b"other")
+    checkpoint.commit(tmp_path, 10, STATE)
+    assert not (tmp_path / "best-4.safetensors").exists()  # of an epoch that the state does not know: it is done again
+    assert (tmp_path / "best-2.safetensors").exists()
     checkpoint.clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
 
@@ -133,7 +136,7 @@ def test_every_file_is_durable_before_what_it_replaces_goes(world, monkeypatch):
         assert done[at + 1] == ("fsync", str(Path(new).parent))
     names = [Path(done[at][2]).name for at in replaced]
     assert names.count("state.json") == 3
-    assert {"state-1.safetensors", "best.safetensors", "weights.safetensors", "oof.npz", "done.json"} <= set(names)
+    assert {"state-1.safetensors", "best-1.safetensors", "weights.safetensors", "oof.npz", "done.json"} <= set(names)
     for at, (name, *paths) in enumerate(done):
         if name == "unlink" and "state-" in paths[0] and Path(paths[0]).name != "state-3.safetensors":
             assert done[at - 1][0] == "fsync" and done[at - 2][0] == "replace"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,8 @@ from kit.offline.places import load_competition
 from kit.offline.predictions import Predictions
 from kit.offline.tasks import Multiclass
 from kit.shipping.bundle import make_bundle
-from kit.training import loop, stop
+from kit.training import augment, loop, stop
+from kit.training.fanout import train_run
 from kit.training.folds import split
 from kit.training.samples import Steps, chances_of
 from tests.tmpfs import run_on_tmpfs
@@ -136,6 +139,110 @@ def test_a_signal_waits_for_a_commit(world, name, code, at, committed):
     assert json.loads((folder / "state.json").read_text())["step"] == committed
     went_on, whole = world.train([0], **HARD), world.train([0], name="whole", **HARD)
     assert bytes_of(went_on) == bytes_of(whole)
+
+
+GROUP = """
+import signal, sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from conftest import World
+from kit.training import loop
+
+torch.set_num_threads(1)
+seed_step = loop.seed_step
+
+def telling(seed, fold, step):
+    seed_step(seed, fold, step)
+    print("step", step, flush=True)
+
+loop.seed_step = telling
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+World(Path(sys.argv[2])).train([0], workers=2, batch_size=4)
+"""
+SLOW = """
+    def cut(self, array, row, how, rng):
+        import time
+
+        if rng is not None:
+            time.sleep(0.2)
+        return array
+
+    def submission("""
+
+
+def test_a_signal_to_the_whole_group_commits(world):
+    """As timeout, systemd and schedulers send it: loader processes die of it while the loop awaits their batch, which
+    is no fault of a row; what is done is committed."""
+    world.edit("\n    def submission(", SLOW)
+    runner = [sys.executable, "-c", GROUP, str(Path(__file__).parent), str(world.home)]
+    with subprocess.Popen(
+        runner, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as one:
+        for line in one.stdout:
+            if line == "step 2\n":
+                time.sleep(0.2)  # the step takes hundredths of a second, the next batch most of one
+                os.killpg(one.pid, signal.SIGTERM)
+        assert one.wait(60) == 143, one.stderr.read()
+    [folder] = (world.folder / "runs").glob("tiny-*/fold0")
+    assert json.loads((folder / "state.json").read_text())["step"] >= 3
+
+
+def interrupted(world, monkeypatch, after, **changes):
+    """Train fold 0 until its commit of that number."""
+    real, commits = loop.checkpoint.commit, []
+
+    def commit(folder, step, state):
+        real(folder, step, state)
+        commits.append(step)
+        if len(commits) == after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "COMMIT_SECONDS", 0.0)
+        patch.setattr(loop.checkpoint, "commit", commit)
+        with pytest.raises(KeyboardInterrupt):
+            world.train([0], **changes)
+
+
+def test_a_fold_that_goes_on_elsewhere_says_so_and_adds_its_time(world, monkeypatch):
+    """Other versions or threads give other bits: told. Seconds are those of all its legs, and so is the time left."""
+    interrupted(world, monkeypatch, 3, epochs=3)
+    said, resume = [], loop.checkpoint.resume
+
+    def later(folder):
+        step, state = resume(folder)
+        return step, {**state, "seconds": 1000.0, "machine": {**state["machine"], "torch": "2.10.0", "threads": "64"}}
+
+    monkeypatch.setattr(loop.checkpoint, "resume", later)
+    run = train_run(world.ground(), "tiny", world.recipe(epochs=3), [0], world.home, say=said.append)
+    told = next(line for line in said if "not to the bit" in line)
+    assert "torch" in told and "(was 2.10.0)" in told and "threads 1 (was 64)" in told and "numpy" not in told
+    assert 1000 < run.read("fold0/done.json")["seconds"] < 1500
+    assert any(re.search(r"epoch +1/3 .* [12]\d{3} s left", line) for line in said)
+
+
+def test_fp16_goes_on_exactly(world, monkeypatch):
+    """The scale of the loss, which grows and shrinks on the way, is in the committed state."""
+    settings = {"precision": "fp16", "epochs": 3}
+    whole = world.train([0], name="whole", **settings)
+    assert whole.read("fold0/done.json")["precision"] == "fp16"
+    interrupted(world, monkeypatch, 4, **settings)
+    assert bytes_of(world.train([0], **settings)) == bytes_of(whole)
+
+
+def test_a_best_epoch_that_changed_on_the_disk_is_not_shipped(world, monkeypatch):
+    """Its hash is in the state; a flipped bit is told with the file's name."""
+    epochs_score(monkeypatch, [0.5, 0.4])
+    interrupted(world, monkeypatch, 7, keep="best")
+    [best] = (world.folder / "runs").glob("tiny-*/fold0/best-1.safetensors")
+    content = bytearray(best.read_bytes())
+    content[-1] ^= 1
+    best.write_bytes(bytes(content))
+    monkeypatch.undo()
+    epochs_score(monkeypatch, [0.4])
+    with pytest.raises(RunError, match=best.name):
+        world.train([0], keep="best")
 
 
 def test_a_second_signal_breaks_in():
@@ -339,14 +446,18 @@ def test_accumulation_updates_as_the_larger_batch_does(world, monkeypatch):
     assert len(updates_of(world, monkeypatch, batch_size=7, accumulate=3)) == 2 * 2
 
 
-@pytest.mark.parametrize("accumulate", [2, 3])
-def test_accumulation_learns_as_the_larger_batch_does(world, accumulate):
-    """A network without batch-norm learns the same from batches that are added up, the last and smaller group of an
-    epoch among them (8 batches in threes), as from batches of the whole size."""
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("size", "accumulate"), [(4, 2), (4, 3), (6, 2)])
+def test_accumulation_learns_as_the_larger_batch_does(world, size, accumulate, weighted):
+    """A network without batch-norm learns the same from batches that are added up as from batches of the whole size,
+    whatever the rows weigh: the last and smaller group of an epoch (8 batches in threes) and a group whose batches
+    differ in size (6 and 2 rows) among them."""
     settings = {"backbone": "test_vit", "optimizer": "momentum", "lr": 0.05}
+    if weighted:
+        weigh(world)
     runs = [
-        world.train([0], name="several", batch_size=4, accumulate=accumulate, **settings),
-        world.train([0], name="one", batch_size=4 * accumulate, **settings),
+        world.train([0], name="several", batch_size=size, accumulate=accumulate, **settings),
+        world.train([0], name="one", batch_size=size * accumulate, **settings),
     ]
     several, one = (load_file(run.fold(0) / "weights.safetensors") for run in runs)
     for name in one:
@@ -425,6 +536,43 @@ def test_gradients_are_clipped_as_the_recipe_says(world, monkeypatch, mode):
     assert set(asked) == {(0.5, mode)}
 
 
+def test_adaptive_clipping_spares_the_head(world):
+    """The ratio to weights that begin at zero would hold the head there; every other gradient is clipped."""
+    model = timm.create_model("test_resnet", num_classes=3)
+    for mode in ("norm", "agc"):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        recipe = world.recipe(clip_grad=0.01, clip_mode=mode)
+        loop.dispatch_clip_grad(loop.clipped(recipe, model), recipe.clip_grad, mode)
+        assert (model.fc.weight.grad == 1).all().item() == (mode == "agc")
+        assert model.conv1[0].weight.grad.abs().max() < 0.5
+
+
+def test_arguments_reach_the_network(world, monkeypatch):
+    """What the recipe's `model` says is timm's to take, in training and in what is kept for a bundle."""
+    built, real = [], loop.build_model
+    monkeypatch.setattr(loop, "build_model", lambda *given: built.append(real(*given)) or built[-1])
+    run = world.train([0], epochs=1, model={"global_pool": "max"})
+    assert built[0].global_pool.pool_type == "max"
+    assert run.read("fold0/model.json")["spec"]["arguments"] == {"global_pool": "max"}
+
+
+def test_images_come_channels_last(world, monkeypatch):
+    """In training and evaluation: convolutions on GPUs and in bf16 are faster so."""
+    orders, real = set(), loop.build_model
+
+    def built(spec, competition):
+        model = real(spec, competition)
+        model.register_forward_pre_hook(
+            lambda module, inputs: orders.add(inputs[0].is_contiguous(memory_format=torch.channels_last))
+        )
+        return model
+
+    monkeypatch.setattr(loop, "build_model", built)
+    world.train([0], epochs=1)
+    assert orders == {True}
+
+
 def test_gradient_checkpointing_reaches_timm_or_is_refused(world, monkeypatch):
     """The loop asks for it where the recipe does; a network that has none says so, before an image is shown."""
     network = timm.create_model("test_vit")
@@ -445,6 +593,7 @@ def test_gradient_checkpointing_reaches_timm_or_is_refused(world, monkeypatch):
     [
         ({"backbone": "halonet26t", "image_size": 96}, "multiples of 256"),
         ({"backbone": "vit_tiny_patch16_224", "start_size": 16}, "dynamic_img_size"),
+        ({"backbone": "vit_tiny_patch16_224", "tta": ("identity", "scale2.0")}, "drop that view"),
     ],
 )
 def test_a_size_that_the_network_does_not_take_is_told_before_training(world, settings, fix):
@@ -453,6 +602,33 @@ def test_a_size_that_the_network_does_not_take_is_told_before_training(world, se
         world.train([0], **settings)
     assert settings["backbone"] in caught.value.expected
     assert fix in caught.value.fix
+
+
+def test_a_batch_of_one_is_refused_where_batch_norm_cannot_train(world):
+    """At 32 pixels the last maps are single values: told before training, with the batch size that would do."""
+    with pytest.raises(RecipeError, match="batch_size of at least 2 for test_resnet"):
+        world.train([0], batch_size=1)
+    assert world.train([0], batch_size=1, backbone="test_vit", epochs=1).folds == [0]
+
+
+def test_an_augmentation_that_does_not_take_the_images_is_told(world):
+    """timm's RandAugment of grey images raises in its colour operations: told before training, with what they are."""
+    world.edit("return opened(data, row.path)", "return opened(data, row.path)[:, :, :1]")
+    with pytest.raises(RecipeError, match="takes images of 1 channels and uint8"):
+        world.train([0], augment=augment.rand_augment)
+    assert world.train([0], epochs=1, augment=augment.light).folds == [0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "sizes"),
+    [(8, 8, [8]), (8, 4, [4, 4]), (9, 4, [3, 3, 3]), (3, 2, [3]), (5, 2, [3, 2]), (3, 1, [1, 1, 1]), (1, 4, [1])],
+)
+def test_no_part_of_a_batch_has_one_row(rows, size, sizes):
+    """Batch-norm cannot train on one; shares are those of the weights and add up to one."""
+    weight = torch.arange(1.0, rows + 1)
+    parts = list(loop.in_parts(weight, size))
+    assert [len(weight[part]) for part, _ in parts] == sizes
+    assert float(sum(share for _, share in parts)) == pytest.approx(1)
 
 
 def weigh(world):
@@ -552,7 +728,7 @@ def test_memory_too_small_for_one_image_says_so(world, monkeypatch):
     seen = watch(monkeypatch, fails=range(99))
     with pytest.raises(RunError, match="one image of 32 pixels through test_resnet"):
         world.train([0], batch_size=7)
-    assert [shape[0] for shape in seen] == [7, 4, 2, 1]
+    assert [shape[0] for shape in seen] == [7, 4, 3, 1]
     [folder] = (world.folder / "runs").glob("tiny-*/fold0")
     assert not {path.name for path in folder.iterdir()} & {"weights.safetensors", "oof.npz", "done.json"}
 

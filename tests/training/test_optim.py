@@ -170,6 +170,20 @@ def test_every_optimizer_of_timm_trains_and_resumes_or_says_why_not(name, tmp_pa
     assert any((first[key] != whole[key]).any() for key in whole)
 
 
+def test_the_recipe_names_the_optimizer():
+    """timm's names, and those that wrap another one."""
+    kinds = {
+        name: type(make_optimizer(Recipe(optimizer=name), model())).__name__ for name in ("lamb", "lookahead_lamb")
+    }
+    assert kinds == {"lamb": "Lamb", "lookahead_lamb": "Lookahead"}
+
+
+def test_the_warm_up_begins_with_warmup_lr():
+    """Or with a hundredth of the rate."""
+    assert rates(Recipe(lr=1e-3, warmup_lr=2e-4), 0)["head.weight"] == pytest.approx(2e-4)
+    assert rates(Recipe(lr=1e-3), 0)["head.weight"] == pytest.approx(1e-5)
+
+
 def test_an_unknown_optimizer_names_the_nearest():
     """A misspelt optimizer is an error that tells which one may be meant."""
     with pytest.raises(RecipeError, match="did you mean 'adamw'"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kit.offline.errors import DataError, FoldError, NotFound, RecipeError, RunError
+from kit.offline.errors import DataError, Diverged, FoldError, NotFound, RecipeError, RunError
 from kit.offline.places import load_competition
 from kit.shipping.bundle import make_bundle
 from kit.shipping.predict import predict_at_home
@@ -149,6 +149,38 @@ def test_a_fit_on_all_rows_trains_on_each_and_ships(world, monkeypatch):
     assert "fitted on all rows; the score is that of the folds" in manifest["notes"]
     predict_at_home(folder, world.data, world.home / "submission.csv")
     assert sorted(pd.read_csv(world.home / "submission.csv")["thing"]) == sorted(names)
+
+
+def test_a_seed_that_diverges_does_not_stop_the_others(world, monkeypatch):
+    """Of three seeds the first stops: the other two are trained, and the fault is told in the end."""
+    real = fanout.train_fold
+
+    def diverging(fold):
+        if fold.recipe.seed == 0:
+            raise Diverged("a finite loss", "nan", "lower lr")
+        real(fold)
+
+    monkeypatch.setattr(fanout, "train_fold", diverging)
+    recipes = [world.recipe(epochs=1, seed=seed) for seed in range(3)]
+    with pytest.raises(Diverged, match="a finite loss"):
+        fanout.train_seeds(world.ground(), "tiny", recipes, [0], world.home, say=lambda line: None)
+    assert len(list(world.folder.glob("runs/*/fold0/done.json"))) == 2
+
+
+def test_outputs_that_are_no_number_stop_that_fold_alone(world, monkeypatch):
+    """Weights that diverged in the last update of an epoch show in its evaluation."""
+    real = loop.evaluate
+
+    def evaluate(fold, setup, model, *rest):
+        if fold.number == 0:
+            torch.nn.init.constant_(model.fc.weight, float("nan"))
+        return real(fold, setup, model, *rest)
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    with pytest.raises(Diverged, match="finite outputs"):
+        world.train(epochs=1)
+    done = sorted(path.parent.name for path in world.folder.glob("runs/*/fold*/done.json"))
+    assert done == ["fold1", "fold2"]
 
 
 def test_a_fold_that_diverges_does_not_stop_the_others(world, monkeypatch):

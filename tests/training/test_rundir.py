@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import platform
 import re
@@ -17,7 +18,8 @@ import pytest
 from kit.offline.errors import LockedError, NotFound, RunError
 from kit.offline.predictions import Predictions
 from kit.training import rundir
-from kit.training.fanout import planned
+from kit.training.fanout import planned, train_run
+from kit.training.repredict import predict_rows
 from kit.training.rundir import (
     Run,
     begin_run,
@@ -224,6 +226,53 @@ def test_oof_is_joined_and_brought_to_units(trained):
     assert sorted(units.index) == sorted(scored["unit_id"].unique())
     for unit, rows in scored.groupby("unit_id"):
         np.testing.assert_allclose(units.loc[unit], table.loc[rows["sample_id"]].mean(), rtol=1e-5)
+
+
+def test_what_choosing_an_epoch_flatters_is_told(world):
+    """Each fold's score at its own best epoch less that at the epoch which the other folds would choose; not where an
+    epoch's score is undefined, nor with one fold."""
+    run = world.train(keep="best")
+
+    def told(*folds):
+        for number, scores in enumerate(folds):
+            lines = [json.dumps({"epoch": at, "score": score}) for at, score in enumerate(scores, 1)]
+            (run.fold(number) / "log.jsonl").write_text("\n".join(lines))
+        return rundir.optimism(run, greater_is_better=True)
+
+    # Fold 0's best is epoch 1, and the others' mean is best in epoch 2; fold 1 and 2 choose 2 as the others do.
+    assert told([0.9, 0.8, 0.1], [0.5, 0.7, 0.6], [0.5, 0.9, 0.6, 1.0]) == pytest.approx(((0.9 - 0.8) + 0 + 0) / 3)
+    assert told([0.9, None], [0.5, 0.7], [0.5, 0.9]) is None
+    world.train(keep="best")
+    score = run.read("score.json")
+    assert score["fitted_on_scored_rows"] == ["epoch"] and score["optimism_of_epoch"] is None
+    told([0.9, 0.8], [0.5, 0.7], [0.5, 0.9])
+    world.train(keep="best")
+    assert run.read("score.json")["optimism_of_epoch"] == pytest.approx(0.1 / 3)
+
+
+def test_a_changed_file_of_a_fold_is_named(world):
+    """One flipped bit of trained weights: neither soft labels nor anything else is made with them."""
+    run = world.train([0], epochs=1)
+    weights = run.fold(0) / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    ground = world.ground()
+    with pytest.raises(RunError, match=r"weights\.safetensors as it was trained"):
+        predict_rows(run, 0, ground.competition, ground.frame, world.data, world.home)
+
+
+def test_an_unfinished_run_of_other_settings_is_told(world):
+    """Whoever changed something between a kill and the same command learns what: nothing starts anew in silence."""
+    old = world.train([0], epochs=1)
+    said = []
+    world.edit("pixels.read_rgb(data, name)", "pixels.read_rgb(data, name).copy()")
+    train_run(world.ground(), "tiny", world.recipe(epochs=1, lr=1e-4), [0], world.home, say=said.append)
+    [line] = [line for line in said if "begins anew" in line]
+    assert old.name in line and "recipe (lr)" in line and "code" in line and "labels" not in line
+    said.clear()
+    train_run(world.ground(), "tiny", world.recipe(epochs=1, lr=1e-4), [1], world.home, say=said.append)
+    assert not any("begins anew" in line for line in said)
 
 
 def test_runs_are_found_by_their_beginning(trained):
