@@ -39,9 +39,9 @@ def test_a_kill_at_any_file_operation_changes_nothing(make_world, tmp_path):
     assert [line["at"] for line in lines] == list(range(1, len(lines) + 1))
     assert [line for line in lines if line["went_on"] or line["different"]] == [], done.stderr
     operations = " ".join(line["operation"] for line in lines)
-    for name in ("data.bin", ".state-", ".state.json", ".best.", "log.jsonl", ".weights.", ".oof.npz", ".done.json"):
+    for name in ("data.bin", ".state-", ".state.json", ".best-", "log.jsonl", ".weights.", ".oof.npz", ".done.json"):
         assert f"open {name}" in operations, name
-    for name in ("state.json", "state-", "best.safetensors"):
+    for name in ("state.json", "state-", "best-"):
         assert f"unlink {name}" in operations, name
 
 
