@@ -31,6 +31,7 @@ PROCESSING = "BLOBS_RECEIVED"
 DENIED = "Permission '{}.get' was denied"
 BUSY = "Maximum batch GPU session count of 2 reached."
 SIGNATURE = "X-Goog-Signature=5ecre7signature"
+SOURCES = ("datasetDataSources", "competitionDataSources", "kernelDataSources", "modelDataSources")
 MODIFIED = formatdate(1_700_000_000, usegmt=True)
 
 
@@ -373,7 +374,10 @@ class FakeKaggle:
             ],
             "invalidModelSources": list(body.get("modelDataSources", [])),
         }
-        body["datasetDataSources"] = [name for name in wanted if name in known]
+        for kind in ("Dataset", "Competition", "Kernel", "Model"):
+            key, refused = f"{kind.lower()}DataSources", invalid[f"invalid{kind}Sources"]
+            if key in body:
+                body[key] = [name for name in body[key] if name not in refused]
         url = f"https://www.kaggle.com/code/{owner}/{slug}"
         return {"ref": f"/code/{owner}/{slug}", "url": url, "versionNumber": len(kernel.pushes), **invalid}
 
@@ -384,7 +388,7 @@ class FakeKaggle:
             "ref": f"{kernel.owner}/{kernel.slug}",
             "isPrivate": request.get("isPrivate", False),
             "enableInternet": request.get("enableInternet", False),
-            "datasetDataSources": request.get("datasetDataSources", []),
+            **{key: request.get(key, []) for key in SOURCES},
             "currentVersionNumber": len(kernel.pushes),
         }
         return {"metadata": metadata, "blob": {"source": request["text"], "slug": kernel.slug}}

@@ -11,6 +11,8 @@ AIM = 0.85
 """Share of the limit that a plan must fit."""
 LAST = 0.95
 """Share of the limit after which nothing is begun: decoding, blending and writing take the rest."""
+SPAN = 0.005
+"""Share of the limit that a measure of speed must span: of few rows it says little, and nothing left out comes back."""
 
 
 @dataclass
@@ -25,42 +27,58 @@ class Clock:
         """Seconds until `share` of the limit."""
         return self.begun + share * self.seconds - self.now()
 
-    def plan(self, views: Sequence[Sequence[str]], weights: Sequence[float], droppable: bool = True) -> Plan:
-        """All views of all members, to begin with. droppable: whether a whole member may be left out."""
-        return Plan(self, [tuple(some) for some in views], list(weights), droppable)
+    def plan(self, views: Sequence[Sequence[str]], weights: Sequence[float], rows: int, droppable: bool = True) -> Plan:
+        """All views of all members over so many rows, to begin with. droppable: whether a whole member may be left
+        out."""
+        return Plan(self, [tuple(some) for some in views], list(weights), rows, droppable)
 
 
 @dataclass
 class Plan:
-    """views: of each member, what is still computed; none for a member that is left out."""
+    """views: of each member, what is still computed; none for a member that is left out. rows: still to come.
+
+    One plan holds from the first row to the last, however many calls they come in.
+    """
 
     clock: Clock
     views: list[tuple[str, ...]]
     weights: list[float]
+    rows: int
     droppable: bool = True
     left_out: list[str] = field(default_factory=list)
-    _marks: list[float] = field(default_factory=list)
+    _mark: float | None = None
+    _over: bool = False
     _rows: int = 0
     _wall: float = 0.0
     _networks: float = 0.0
 
-    def goes_on(self, rows: int, left: int, views: Sequence[Sequence[str]], networks: float) -> bool:
-        """Note a batch of `rows` that is done, its views and its networks' seconds; shorten the plan if the `left` rows
-        would take too long. False where time is up.
+    def note(self, rows: int, views: Sequence[Sequence[str]], networks: float) -> None:
+        """Note a batch of `rows` that is done, its views and its networks' seconds; shorten the plan if the rows to
+        come would take too long.
 
         The first batch, in which libraries warm up, is no measure.
         """
-        self._marks.append(self.clock.now())
-        if left and self.clock.left(LAST) <= 0:
-            self._say(f"time is up: {left} rows get the prior")
-            return False
-        if len(self._marks) == 1 or list(map(tuple, views)) != self.views:
-            return True
+        before, self._mark = self._mark, self.clock.now()
+        self.rows = max(0, self.rows - rows)
+        if before is None or list(map(tuple, views)) != self.views:
+            return
         self._rows += rows
-        self._wall += self._marks[-1] - self._marks[-2]
+        self._wall += self._mark - before
         self._networks += networks
-        self._shorten(left)
-        return True
+        if self._wall >= SPAN * self.clock.seconds:
+            self._shorten(self.rows)
+
+    def waited(self, seconds: float) -> None:
+        """So many seconds since the last batch passed in waiting for another: they are gone, and no measure."""
+        if self._mark is not None:
+            self._mark += seconds
+
+    def is_over(self) -> bool:
+        """Whether no row more may be begun; says so once."""
+        if not self._over and self.clock.left(LAST) <= 0:
+            self._over = True
+            self._say("time is up: the rows that are left get the prior")
+        return self._over
 
     def _shorten(self, left: int) -> None:
         """Leave out as much as brings `left` rows into time; what was measured counts for what is kept."""

@@ -39,8 +39,9 @@ class Folds:
 class Rules:
     """What the host enforces.
 
-    minutes: the notebook's limit. file: what the host reads. test_rows: size of the hidden test set. server: of kind
-    "server", the class in the host's files that calls the notebook, as "kaggle_evaluation.<module>.<Class>".
+    minutes: the notebook's limit. file: what the host reads. test_rows: size of the hidden test set; where it is not
+    known, a server has no clock. server: of kind "server", the class in the host's files that calls the notebook, as
+    "kaggle_evaluation.<module>.<Class>".
     """
 
     kind: Literal["notebook", "csv", "server"] = "notebook"

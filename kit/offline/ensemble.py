@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, Dataset
 
 from kit.offline.batches import EvaluationSamples, FileSources, collate, default_workers, to_device
-from kit.offline.clock import Clock
+from kit.offline.clock import Clock, Plan
 from kit.offline.columns import table_of
 from kit.offline.contract import Competition
 from kit.offline.errors import KitError
-from kit.offline.forward import by_source, forward
+from kit.offline.forward import by_source, within_memory
 from kit.offline.golden import check_golden
 from kit.offline.loading import load
 from kit.offline.manifest import Member
 from kit.offline.models import build_model, load_weights
 from kit.offline.pixels import Preparation
-from kit.offline.predictions import Gallery, Map, Maps, MapWriter, Predictions
+from kit.offline.predictions import Gallery, Map, Maps, MapWriter, Predictions, mean_map
 
 BATCH_SIZE = 64
 
@@ -73,29 +73,33 @@ def seat(member: Member, own: Competition, files: Mapping[str, Path], devices: S
     return Seated(member, own, models, tuple(own.task.outputs(dict(member.learned))), gallery)
 
 
+def plan_of(seated: Sequence[Seated], clock: Clock, rows: int) -> Plan:
+    """All that the members do over so many rows, to begin with; see `Plan`."""
+    retrieval = any(one.gallery for one in seated)  # embeddings of members say nothing of each other
+    return clock.plan([one.member.views for one in seated], [one.member.weight for one in seated], rows, not retrieval)
+
+
 @torch.inference_mode()
 def predict_rows(
     seated: Sequence[Seated],
     frame: pd.DataFrame,
     data: Path,
     folder: Path,
-    clock: Clock | None = None,
+    plan: Plan | None = None,
     tolerant: bool = False,
 ) -> Outcome:
     """What each member says of every row of `frame`, by sample_id; maps of dense tasks are streamed into `folder`.
 
-    clock: leaves out views, then members, where time runs short; a row that is left over gets the prior. tolerant: a
-    row that cannot be read, or of which a network says no number, gets the prior, and is in `Outcome.unreadable`; else
-    it raises.
+    plan: leaves out views, then members, where time runs short; a row that is left over gets the prior. It may be one
+    over several calls. tolerant: a row that cannot be read, or of which a network says no number, gets the prior, and
+    is in `Outcome.unreadable`; else it raises.
     """
     frame = by_source(frame)
     ids, dense = frame["sample_id"].astype(str).to_numpy(), seated[0].competition.task.dense
     prepared = _distinct([one.member.preparation for one in seated])
     tables = [torch.from_numpy(table_of(frame, preparation.table)) for preparation in prepared]
-    batches = ensemble_batches(seated, frame, data, tolerant)
     every = [one.member.views for one in seated]
-    retrieval = any(one.gallery for one in seated)  # embeddings of members say nothing of each other
-    plan = clock.plan(every, [one.member.weight for one in seated], not retrieval) if clock else None
+    now, told = (plan.clock.now, len(plan.left_out)) if plan else (time.monotonic, 0)
     keepers = [
         _MapKeeper(one, folder / str(at), frame, ids) if dense else _TableKeeper(one, ids)
         for at, one in enumerate(seated)
@@ -110,28 +114,31 @@ def predict_rows(
             to_device(images, table[batch.positions], preparation, device)
             for (images, _, _), table, preparation in zip(batch.prepared, tables, prepared, strict=True)
         ]
-        begun = time.monotonic()
+        begun = now()
         said = [
             _answer(one, *inputs[prepared.index(one.member.preparation)], some, device)
             for one, some in zip(seated, views, strict=True)
         ]
-        return Answered(batch, views, said, time.monotonic() - begun)
+        return Answered(batch, views, said, now() - begun)
 
     done = 0
+    batches = () if plan and plan.is_over() else ensemble_batches(seated, frame, data, tolerant)
     with closing(_over_devices(batches, list(seated[0].models), work)) as answered:
-        for batch, views, said, seconds in answered:
-            bad = dict(batch.unreadable) | _without_number(said, batch.positions, ids, tolerant)
-            good = [at for at, position in enumerate(batch.positions) if position not in bad]
+        for each in answered:
+            batch = each.batch
+            bad = dict(batch.unreadable) | _without_number(each.said, batch.positions, ids, tolerant)
             outcome.unreadable |= {str(ids[position]): why for position, why in bad.items()}
-            for one, keeper, values in zip(seated, keepers, said, strict=True):
-                if good:
-                    sizes = batch.prepared[prepared.index(one.member.preparation)][1:]
-                    keeper.keep(batch.positions, good, _or_others(values, said, seated), sizes)
+            for at, position in enumerate(batch.positions):
+                if position not in bad:
+                    for keeper, answer in zip(keepers, _row_of(each, at, seated, prepared), strict=True):
+                        keeper.keep(position, answer)
             done += batch.asked
-            if plan and not plan.goes_on(batch.asked, len(frame) - done, views, seconds):
-                outcome.late = len(frame) - done
-                break
-    outcome.left_out = plan.left_out if plan else []
+            if plan:
+                plan.note(batch.asked, each.views, each.seconds)
+                if done < len(frame) and plan.is_over():
+                    break
+    outcome.late = len(frame) - done
+    outcome.left_out = plan.left_out[told:] if plan else []
     outcome.predictions = [keeper.close() for keeper in keepers]
     return outcome
 
@@ -227,23 +234,12 @@ def _collate(samples: Sequence[tuple[Any, ...]]) -> Batch:
 def _answer(
     one: Seated, inputs: Tensor, beside: dict[str, Tensor], views: Sequence[str], device: torch.device
 ) -> np.ndarray | None:
-    """float32 values of a batch; a batch that a GPU's memory does not hold is halved."""
+    """float32 values of a batch; None for a member that is left out."""
     if not views:
         return None
-    try:
-        if inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return forward(one.models[device], one.competition.task, inputs, views, beside).cpu().numpy()
-    except torch.OutOfMemoryError:
-        if len(inputs) == 1:
-            raise
-    torch.cuda.empty_cache()  # outside of the handler, which holds what filled the memory
-    half = len(inputs) // 2
-    parts = [
-        _answer(one, inputs[rows], {name: value[rows] for name, value in beside.items()}, views, device)
-        for rows in (slice(half), slice(half, None))
-    ]
-    return np.concatenate(parts)  # type: ignore[arg-type]
+    if inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    return within_memory(one.models[device], one.competition.task, inputs, views, beside)
 
 
 def _over_devices(
@@ -290,20 +286,31 @@ def _without_number(
     return dict.fromkeys(bad, "the network's output is no finite number")
 
 
-def _or_others(values: np.ndarray | None, said: Sequence[np.ndarray | None], seated: Sequence[Seated]) -> np.ndarray:
-    """A member's values; of one that was left out those of the members that were not, in their weights: so it changes
-    no blend."""
-    if values is not None:
-        return values
-    there = [(one, other.member.weight) for one, other in zip(said, seated, strict=True) if one is not None]
-    first = there[0][0]
-    total = np.zeros(first.shape, np.float64)
-    for other, weight in there:
-        fitted = other if other.shape == first.shape else torch.nn.functional.interpolate(
-            torch.from_numpy(other), size=first.shape[-2:], mode="bilinear"
-        ).numpy()  # fmt: skip
-        total += fitted * weight
-    return (total / sum(weight for _, weight in there)).astype(np.float32)
+def _row_of(
+    answered: Answered, at: int, seated: Sequence[Seated], prepared: Sequence[Preparation]
+) -> Sequence[np.ndarray | Map]:
+    """What each member says of one row of a batch: a vector, or a map over the whole native area.
+
+    A member that was left out repeats the mean of the others in their weights: so it changes no blend.
+    """
+    vectors = {number: values[at] for number, values in enumerate(answered.said) if values is not None}
+    weights = [seated[number].member.weight for number in vectors]
+    if not seated[0].competition.task.dense:
+        if len(vectors) == len(seated):
+            return list(vectors.values())
+        others = np.average(list(vectors.values()), axis=0, weights=weights).astype(np.float32)
+        return [vectors.get(number, others) for number in range(len(seated))]
+    steps = [one.member.preparation for one in seated]
+    sizes = [[int(side[at]) for side in answered.batch.prepared[prepared.index(step)][1:]] for step in steps]
+    maps = {number: _whole(values, steps[number], *sizes[number]) for number, values in vectors.items()}
+    if len(maps) == len(seated):
+        return list(maps.values())
+    mean = mean_map(maps.values(), weights).values
+    return [maps[number] if number in maps else Map(mean, *size) for number, size in enumerate(sizes)]
+
+
+def _whole(values: np.ndarray, preparation: Preparation, height: int, width: int) -> Map:
+    return Map(preparation.unfit(values, height, width), height, width)
 
 
 class _TableKeeper:
@@ -314,8 +321,8 @@ class _TableKeeper:
         self.ids, self.columns = ids, one.columns
         self.values = np.tile(np.asarray(prior, np.float32), (len(ids), 1))
 
-    def keep(self, positions: list[int], good: list[int], values: np.ndarray, sizes: Any) -> None:
-        self.values[[positions[at] for at in good]] = values[good]
+    def keep(self, position: int, vector: Any) -> None:
+        self.values[position] = vector
 
     def close(self) -> Predictions:
         return Predictions(self.ids, self.values, self.columns)
@@ -326,22 +333,19 @@ class _MapKeeper:
     else of the input's."""
 
     def __init__(self, one: Seated, folder: Path, frame: pd.DataFrame, ids: np.ndarray):
-        self.ids, self.frame, self.preparation = ids, frame, one.member.preparation
+        self.ids, self.frame, self.size = ids, frame, one.member.preparation.size
         self.writer, self.columns = MapWriter(folder, one.columns), one.columns
         self.left = dict.fromkeys(range(len(ids)))
 
-    def keep(self, positions: list[int], good: list[int], values: np.ndarray, sizes: Any) -> None:
-        for at in good:
-            height, width = (int(size[at]) for size in sizes)
-            one = Map(self.preparation.unfit(values[at], height, width), height, width)
-            self.writer.add(str(self.ids[positions[at]]), one)
-            del self.left[positions[at]]
+    def keep(self, position: int, one: Any) -> None:
+        self.writer.add(str(self.ids[position]), one)
+        del self.left[position]
 
     def close(self) -> Maps:
         sizes = {"height", "width"} <= set(self.frame.columns)
         for position in self.left:
             row = self.frame.iloc[position]
-            height, width = (int(row["height"]), int(row["width"])) if sizes else self.preparation.size
+            height, width = (int(row["height"]), int(row["width"])) if sizes else self.size
             self.writer.add(
                 str(self.ids[position]), Map(np.zeros((len(self.columns), 1, 1), np.float32), height, width)
             )

@@ -14,6 +14,7 @@ from kit.offline.errors import BundleError, examples
 from kit.offline.files import sha256_of
 from kit.offline.models import ModelSpec
 from kit.offline.pixels import Preparation
+from kit.offline.places import mounted
 
 SCHEMA = 1
 FILE = "manifest.json"
@@ -155,9 +156,10 @@ def verify_files(folder: Path, files: Mapping[str, tuple[str, int]], inputs: Pat
             there[name] = path
     missing, extra = sorted(set(files) - set(there)), sorted(set(there) - set(files))
     if missing or extra:
+        around = f"; mounted: {', '.join(mounted(inputs)) or 'nothing'}" if inputs else ""
         raise BundleError(
             f"the {len(files)} files of the manifest in {folder}" + (f" or below {inputs}" if inputs else ""),
-            f"missing: {examples(missing)}; extra: {examples(extra)}",
+            f"missing: {examples(missing)}; extra: {examples(extra)}{around}",
             "attach every dataset of the bundle (see its kernel-metadata.json), or run kit bundle again",
         )
     for name, (sha256, size) in sorted(files.items()):

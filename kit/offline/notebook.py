@@ -22,9 +22,9 @@ import pandas as pd
 import torch
 
 from kit.offline.answers import validate
-from kit.offline.clock import Clock
+from kit.offline.clock import Clock, Plan
 from kit.offline.contract import Competition
-from kit.offline.ensemble import Outcome, Seated, predict_rows
+from kit.offline.ensemble import Outcome, Seated, plan_of, predict_rows
 from kit.offline.errors import BundleError, DataError
 from kit.offline.files import write_json
 from kit.offline.frames import checked, read_table
@@ -82,7 +82,8 @@ class Log:
 
 @dataclass(frozen=True)
 class Session:
-    """A verified bundle and where it runs. seated: its members, loaded and tried when they are first asked for."""
+    """A verified bundle, where it runs and the time it has. seated: its members, loaded and tried when they are first
+    asked for."""
 
     manifest: Manifest
     files: dict[str, Path]
@@ -90,6 +91,7 @@ class Session:
     data: Path
     devices: list[torch.device]
     log: Log
+    clock: Clock
 
     @cached_property
     def seated(self) -> list[Seated]:
@@ -111,7 +113,7 @@ def submit(
     begun: when the notebook began, of time.monotonic(). strict: no prior, neither first nor for a row: what is wrong
     stops the rerun, too. Raises KitError for whatever is not as at home.
     """
-    session = _open(bundle, manifest_sha256, begun)
+    session = _open(bundle, manifest_sha256, minutes, begun)
     try:
         frame = checked(session.competition.test_frame(session.data), "test_frame")
     except Exception as error:
@@ -123,10 +125,10 @@ def submit(
     try:
         if not in_rerun():
             _predict_again(session)
-        clock = Clock(60 * minutes, session.log.begun)
+        plan = plan_of(session.seated, session.clock, len(frame))
         tolerant = in_rerun() and not strict
         table, outcome = predict_frame(
-            session.manifest, session.competition, session.seated, frame, session.data, clock, tolerant
+            session.manifest, session.competition, session.seated, frame, session.data, plan, tolerant
         )
         session.log.done("predicted")
         session.log.note(outcome)
@@ -158,8 +160,10 @@ def serve(
     The host's package `kaggle_evaluation` lies in the competition's files. In the rerun this serves until the gateway
     is done; else the host's local gateway asks for the public test set and writes `out`. Networks are loaded on the
     first call: the host ends a notebook that does not serve within 15 minutes, and waits longer for the first answer.
+    minutes: for all batches of the rerun together, where `rules.test_rows` tells how many rows will come; else there is
+    no clock.
     """
-    session = _open(bundle, manifest_sha256, begun)
+    session = _open(bundle, manifest_sha256, minutes, begun)
     sys.path.insert(0, str(session.data))
     server = _server_class(session.competition)(answerer(session, strict))
     try:
@@ -174,35 +178,60 @@ def serve(
 
 def answerer(session: Session, strict: bool) -> Callable[..., Any]:
     """The function that the host's server calls with each batch: see `Competition.serve_frame`."""
-    competition = session.competition
-    proved: list[bool] = []
+    return _Served(session, strict).predict
 
-    def predict(*batch: Any) -> Any:
+
+@dataclass
+class _Served:
+    """What lasts from one batch to the next. at: when the last one was answered. proved: whether all is as at home."""
+
+    session: Session
+    strict: bool
+    at: float | None = None
+    proved: bool = False
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """One over all batches of the rerun; the public test set is small, and its answers are to be those of home."""
+        rows = self.session.competition.rules.test_rows
+        return plan_of(self.session.seated, self.session.clock, rows) if rows and in_rerun() else None
+
+    def predict(self, *batch: Any) -> Any:
+        """Answer a batch. Hosts call this function `predict`."""
+        asked = self.session.clock.now()
+        try:
+            return self._answer(0.0 if self.at is None else asked - self.at, *batch)
+        finally:
+            self.at = self.session.clock.now()
+
+    def _answer(self, waited: float, *batch: Any) -> Any:
+        """waited: seconds between the last answer and this batch."""
+        session, competition = self.session, self.session.competition
         raw, folder = competition.serve_frame(session.data, *batch)
         frame = checked(raw, "serve_frame")
         session.log.rows += len(frame)
         session.log.units += frame["unit_id"].nunique()
         try:
-            if not proved and not in_rerun():
+            if not self.proved and not in_rerun():
                 _predict_again(session)
-            proved.append(True)
-            tolerant = in_rerun() and not strict
+            self.proved = True
+            if self.plan:
+                self.plan.waited(waited)
+            tolerant = in_rerun() and not self.strict
             table, outcome = predict_frame(
-                session.manifest, competition, session.seated, frame, folder, tolerant=tolerant
+                session.manifest, competition, session.seated, frame, folder, self.plan, tolerant
             )
             session.log.note(outcome)
         except Exception as error:
             session.log.fault = f"{type(error).__name__}: {error}"
-            if strict or not in_rerun():
+            if self.strict or not in_rerun():
                 raise
             traceback.print_exc()
             table = prior_table(session.manifest, competition, frame, session.data)
         return competition.serve_answer(table, *batch)
 
-    return predict
 
-
-def _open(bundle: Path, manifest_sha256: str, begun: float | None) -> Session:
+def _open(bundle: Path, manifest_sha256: str, minutes: float, begun: float | None) -> Session:
     """The bundle, verified, with the competition's files and the devices; says what differs from home."""
     log = Log(time.monotonic() if begun is None else begun)
     manifest, files = open_mounted(Path(bundle), manifest_sha256, input_folder())
@@ -212,7 +241,7 @@ def _open(bundle: Path, manifest_sha256: str, begun: float | None) -> Session:
     competition, data = competition_in(Path(bundle), manifest), find_competition_data(manifest.slug)
     print(f"{manifest.bundle}: {len(manifest.members)} members on {', '.join(log.devices)}; data in {data}", flush=True)
     log.done("opened")
-    return Session(manifest, files, competition, data, devices, log)
+    return Session(manifest, files, competition, data, devices, log, Clock(60 * minutes, log.begun))
 
 
 def _submit_sample(session: Session, error: Exception, out: Path) -> pd.DataFrame:

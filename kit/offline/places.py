@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
 import importlib.machinery
 import importlib.util
+import itertools
 import os
 import re
 import sys
@@ -93,13 +95,16 @@ def input_folder() -> Path:
 
 
 def find_competition_data(slug: str, inputs: Path | None = None) -> Path:
-    """The mounted folder of a competition under either layout that Kaggle uses in 2026."""
+    """The mounted folder of a competition: under either layout that Kaggle uses in 2026, else the first of that name,
+    shallow first, at most five levels below `inputs`."""
     inputs = inputs or input_folder()
-    for folder in (inputs / "competitions" / slug, inputs / slug):
+    name = glob.escape(slug)
+    elsewhere = (path for depth in range(1, 5) for path in sorted(inputs.glob("*/" * depth + name)))
+    for folder in itertools.chain((inputs / "competitions" / slug, inputs / slug), elsewhere):
         if folder.is_dir():
             return folder
     raise NotFound(
-        f"the competition's files at {inputs}/competitions/{slug} or {inputs}/{slug}",
+        f"the competition's files at {inputs}/competitions/{slug} or {inputs}/{slug}, or deeper",
         f"mounted: {', '.join(mounted(inputs)) or 'nothing'}",
         "add the competition as an input of the notebook",
     )

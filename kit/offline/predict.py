@@ -17,7 +17,7 @@ import torch
 
 from kit.offline import answers
 from kit.offline.answers import Part, part_of, submission_of, validate
-from kit.offline.clock import Clock
+from kit.offline.clock import Plan
 from kit.offline.contract import Competition
 from kit.offline.ensemble import Outcome, Seated, predict_rows, seat
 from kit.offline.errors import KitError
@@ -66,12 +66,12 @@ def predict_frame(
     seated: Sequence[Seated],
     frame: pd.DataFrame,
     data: Path,
-    clock: Clock | None = None,
+    plan: Plan | None = None,
     tolerant: bool = False,
 ) -> tuple[pd.DataFrame, Outcome]:
     """The host's table for the units of `frame`, and how it went; see `ensemble.predict_rows`."""
     with tempfile.TemporaryDirectory() as scratch:
-        outcome = predict_rows(seated, frame, data, Path(scratch), clock, tolerant)
+        outcome = predict_rows(seated, frame, data, Path(scratch), plan, tolerant)
         parts = [
             unit_part(one.member, one.competition, frame, predictions, one.gallery)
             for one, predictions in zip(seated, outcome.predictions, strict=True)

@@ -288,15 +288,17 @@ def _mean_of(members: Sequence[tuple[Maps, str]], weights: Sequence[float]) -> C
     if len(members) == 1:
         return lambda: members[0][0].read(members[0][1])
 
-    def load() -> Map:
-        (maps, name), *others = members
-        first = maps.read(name)
-        total = first.values * np.float64(weights[0])
-        for (maps, name), weight in zip(others, weights[1:], strict=True):
-            total += Map(maps.read(name).values, *first.values.shape[1:]).native() * weight
-        return Map((total / sum(weights)).astype(np.float32), first.height, first.width)
+    return lambda: mean_map((maps.read(name) for maps, name in members), weights)
 
-    return load
+
+def mean_map(maps: Iterable[Map], weights: Sequence[float]) -> Map:
+    """The weighted mean of maps of one area, one in memory at a time; other grids are brought to the first one's."""
+    others = iter(maps)
+    first = next(others)
+    total = first.values * np.float64(weights[0])
+    for one, weight in zip(others, weights[1:], strict=True):
+        total += Map(one.values, *first.values.shape[1:]).native() * weight
+    return Map((total / sum(weights)).astype(np.float32), first.height, first.width)
 
 
 @dataclass(frozen=True)

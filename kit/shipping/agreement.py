@@ -17,6 +17,7 @@ OVERLAP = 0.9
 """Two masks agree where this part of the pixels of either is in both."""
 OTHERWISE = 0.01
 """The part of the rows that may differ: decisions that rounding tips."""
+WHOLE = re.compile(r"-?\d+(\.0+)?")
 RUNS = re.compile(r"\d{1,15} \d{1,15}( \d{1,15} \d{1,15})*")
 
 
@@ -53,14 +54,21 @@ SAME = (
 
 
 def _agree(ours: pd.Series, theirs: pd.Series) -> np.ndarray:
-    """Which cells of a column agree, as bool: the same text, numbers or masks close to each other."""
+    """Which cells of a column agree, as bool: the same text, the same whole numbers (classes, counts) where both sides
+    have no others, else numbers or masks close to each other."""
     same = (ours == theirs).to_numpy(copy=True)
+    if ours.str.fullmatch(WHOLE).all() and theirs.str.fullmatch(WHOLE).all():
+        return np.array([_whole(one) == _whole(other) for one, other in zip(ours, theirs, strict=True)], bool)
     left, right = (pd.to_numeric(cells, errors="coerce").to_numpy(float) for cells in (ours, theirs))
     if len(left) and np.isfinite(left).all() and np.isfinite(right).all():
         return same | (np.abs(left - right) <= NEAR * max(np.ptp(left), np.abs(left).max()))
     for at in np.flatnonzero(~same):
         same[at] = _overlap(ours[at], theirs[at]) >= OVERLAP
     return same
+
+
+def _whole(text: str) -> int:
+    return int(text.partition(".")[0])
 
 
 def _overlap(one: str, other: str) -> float:

@@ -61,6 +61,8 @@ def make_bundle(
     own_folder = competition_folder(run.record["competition"], home)
     shares = _shares(run, own_folder)
     wanted = _wanted(run, shares, folds)
+    for note in _notes(run, wanted):
+        say(note)
     for share in shares:
         require_same_code(share.run, own_folder)
     _require_score(run)
@@ -145,11 +147,8 @@ def _shares(run: Run, folder: Path) -> list[Share]:
 def _files(run: Run, number: int, competition: Competition, rows: Rows | None) -> tuple[Mapping[str, bytes], Verdict]:
     """The weights of a fold, and its gallery where there is one, as they are stored. rows: None leaves them whole."""
     source = run.fold(number)
-    kept = (run.read(f"{source.name}/done.json") or {})["sha256"]
-    for name, sha256 in kept.items():
-        if not (source / name).is_file() or sha256_of(source / name) != sha256:
-            remedy = f"delete {source} and train the fold again"
-            raise RunError(f"{source / name} as it was trained", "missing or changed", remedy)
+    run.require_whole(number)
+    kept = run.read(f"{source.name}/done.json")["sha256"]
     verdict = Verdict(False, "full precision, as asked for")
     if rows is not None:
         rounded = rounded_files(source)
@@ -247,11 +246,6 @@ def _finish(
     files = {path.name: {"sha256": sha256_of(path), "size": path.stat().st_size} for path in sorted(folder.iterdir())}
     folds = sorted({member.fold for member in members})
     score = run.read("score.json")
-    notes: tuple[str, ...] = ()
-    if ALL in folds:
-        notes = ("fitted on all rows; the score is that of the folds",)
-    elif len(folds) < run.record["folds_of"]:
-        notes = (f"folds {folds} of {run.record['folds_of']}",)
     first = shares[0].run.record
     manifest = Manifest(
         bundle=name,
@@ -268,10 +262,18 @@ def _finish(
         versions=first["versions"],
         licences=licences,
         files=files,
-        notes=notes,
+        notes=_notes(run, folds),
     )
     write_json(folder / "dataset-metadata.json", dataset_metadata(name))
     write_whole(folder / FILE, manifest.to_json().encode())
+
+
+def _notes(run: Run, folds: Sequence[int]) -> tuple[str, ...]:
+    """What a bundle of these folds is not, in words; nothing of a whole one."""
+    if ALL in folds:
+        return ("fitted on all rows; the score is that of the folds",)
+    missing = sorted(set(range(run.record["folds_of"])) - set(folds))
+    return (f"folds {list(folds)} of {run.record['folds_of']}, without {missing}",) if missing else ()
 
 
 def dataset_metadata(name: str) -> dict[str, Any]:

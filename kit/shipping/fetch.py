@@ -1,4 +1,8 @@
-"""A competition's files: downloaded by the kaggle client, unpacked by the kit, there whole or as they were."""
+"""A competition's files: downloaded by the kaggle client, unpacked by the kit, whole where their record is there.
+
+A new data folder appears whole. In one that is there files are replaced one by one, after its record is gone: what was
+torn in between is fetched again.
+"""
 
 from __future__ import annotations
 

@@ -159,6 +159,7 @@ def _run(command: list[str]) -> list[str]:
 
 
 AGAIN = "run the same command again: it goes on where it stopped"
+MEND = "mend what it names, then run the same command again"
 LOG_IN = (
     "log in with `kaggle auth login`, or put a token from https://www.kaggle.com/settings/api into "
     "~/.kaggle/access_token; kit doctor shows what is found"
@@ -182,7 +183,7 @@ def _explained(operation: str, fault: dict[str, Any], said: list[str]) -> Kaggle
         return KaggleError(f"a writable home and free disk ({did})", message, f"make room, or set HOME; then {AGAIN}")
     if fault["kind"] == "client":
         told = [line for line in said if line.lower() not in message.lower()][-1:]
-        return KaggleError(f"the kaggle client to do this: {did}", "; ".join([message, *told]), AGAIN)
+        return KaggleError(f"the kaggle client to do this: {did}", "; ".join([message, *told]), MEND)
     status = int(fault["status"])
     found = f"HTTP {status}: {message}"
     if status == 401:

@@ -16,6 +16,8 @@ from typing import Any
 TIMEOUT = (30, 300)
 """Seconds to connect, and between two bytes: the client itself waits for ever."""
 PAGE = 200
+SOURCES = ("dataset_sources", "competition_sources", "kernel_sources", "model_sources")
+"""What a notebook can have as inputs, as kernel-metadata.json calls them."""
 
 
 def whoami(api: Any) -> dict[str, str]:
@@ -98,8 +100,7 @@ def create_dataset_version(api: Any, folder: str, notes: str) -> dict[str, Any]:
 def push_kernel(api: Any, folder: str, seconds: int | None = None) -> dict[str, Any]:
     """Push the notebook in `folder`, as its kernel-metadata.json says, and run it for at most `seconds`."""
     pushed = api.kernels_push(folder, timeout=seconds)
-    kinds = ("tags", "dataset_sources", "competition_sources", "kernel_sources", "model_sources")
-    invalid = {kind: list(getattr(pushed, f"invalid_{kind}")) for kind in kinds}
+    invalid = {kind: list(getattr(pushed, f"invalid_{kind}")) for kind in ("tags", *SOURCES)}
     return {
         "url": pushed.url,
         "version": pushed.version_number,
@@ -109,14 +110,15 @@ def push_kernel(api: Any, folder: str, seconds: int | None = None) -> dict[str, 
 
 
 def kernel(api: Any, kernel: str) -> dict[str, Any]:
-    """{"version", "dataset_sources"} of a notebook's last version."""
+    """{"version"} and each kind of SOURCES of a notebook's last version."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
 
     request = ApiGetKernelRequest()
     request.user_name, request.kernel_slug = kernel.split("/")
     with api.build_kaggle_client() as client:
         found = client.kernels.kernels_api_client.get_kernel(request).metadata
-    return {"version": found.current_version_number, "dataset_sources": list(found.dataset_data_sources)}
+    sources = {kind: list(getattr(found, kind.replace("_", "_data_"))) for kind in SOURCES}
+    return {"version": found.current_version_number, **sources}
 
 
 def kernel_status(api: Any, kernel: str, version: int) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,20 +132,20 @@ def _accepted(kernel: str, pushed: dict[str, Any]) -> int:
     if pushed["error"]:
         raise KaggleError(f"Kaggle to take the notebook {kernel}", pushed["error"], f"mend that, then: {AGAIN}")
     if pushed["invalid"]:
-        named = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(names)}" for kind, names in pushed["invalid"].items())
-        raise _refused_sources(kernel, named)
+        raise _refused_sources(kernel, pushed["invalid"])
     return int(pushed["version"])
 
 
 def _with_sources(metadata: dict[str, Any]) -> int:
     """The version whose answer was lost, if it got what it asked for."""
     found = ask(kaggle_child.kernel, kernel=metadata["id"])
-    lacking = sorted(set(metadata["dataset_sources"]) - set(found["dataset_sources"]))
-    if lacking:
-        raise _refused_sources(metadata["id"], f"dataset sources: {', '.join(lacking)}")
+    lacking = {kind: sorted(set(metadata.get(kind, ())) - set(found[kind])) for kind in kaggle_child.SOURCES}
+    if any(lacking.values()):
+        raise _refused_sources(metadata["id"], lacking)
     return int(found["version"])
 
 
-def _refused_sources(kernel: str, named: str) -> KaggleError:
+def _refused_sources(kernel: str, refused: Mapping[str, Sequence[str]]) -> KaggleError:
+    named = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(names)}" for kind, names in refused.items() if names)
     fix = f"see that each is there, READY, and yours or public; then: {AGAIN}"
     return KaggleError(f"Kaggle to take every source of {kernel} (it ran without)", named, fix)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from kit.offline.errors import BundleError, KitError, NotFound
@@ -14,13 +15,15 @@ from kit.offline.manifest import open_bundle
 from kit.shipping.wheels import install
 
 QUIET = {"NO_ALBUMENTATIONS_UPDATE": "1", "HF_HUB_OFFLINE": "1"}
+SECRET = re.compile(r"KAGGLE_.*|.*_(TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)", re.IGNORECASE)
+"""Names of variables that a bundle's code does not see: credentials, and what Kaggle's own machines set."""
 
 
 def predict_at_home(bundle: Path, data: Path, out: Path, python: Path | None = None) -> str:
     """Write `out` from the test set in `data`; returns what the bundle's code said on the way.
 
-    The code is the wheel's, in a process of its own: the checkout may have moved on. python: an interpreter in the
-    place of this one. Raises KitError, as that process said it.
+    The code is the wheel's, in a process of its own without this one's credentials: the checkout may have moved on.
+    python: an interpreter in the place of this one. Raises KitError, as that process said it.
     """
     bundle, data, out = Path(bundle).resolve(), Path(data).resolve(), Path(out).absolute()
     manifest = open_bundle(bundle)  # before any of its code runs
@@ -38,7 +41,7 @@ def predict_at_home(bundle: Path, data: Path, out: Path, python: Path | None = N
             install(python, compiled, Path(folder))
         done = subprocess.run(
             [*command, str(bundle), "--data", str(data), "--out", str(out)],
-            env={**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(map(str, [*pure, folder]))},
+            env={**harmless(os.environ), **QUIET, "PYTHONPATH": os.pathsep.join(map(str, [*pure, folder]))},
             capture_output=True,
             text=True,
             check=False,
@@ -51,6 +54,11 @@ def predict_at_home(bundle: Path, data: Path, out: Path, python: Path | None = N
         last_line(done.stderr) or f"exit code {done.returncode}",
         "mend the adapter or model.py, bundle again; kit check names what is wrong",
     )
+
+
+def harmless(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an environment that hold no secret, by their names."""
+    return {name: value for name, value in environment.items() if not SECRET.fullmatch(name)}
 
 
 def as_kit_error(text: str) -> KitError | None:

@@ -31,7 +31,7 @@ def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
 
 def redactor(environment: Mapping[str, str] | None = None) -> Callable[[str], str]:
     """`redact` for many texts: credentials are looked for once."""
-    values = sorted(set(_values(os.environ if environment is None else environment)), key=len, reverse=True)
+    values = sorted(set(secrets_here(environment)), key=len, reverse=True)
 
     def clean(text: str) -> str:
         for value in values:
@@ -59,8 +59,12 @@ def _config_home(environment: Mapping[str, str], home: Path) -> Path:
     return Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
 
 
-def _values(environment: Mapping[str, str]) -> Iterator[str]:
-    """Every secret that lies here, and how HTTP Basic spells a user with each."""
+def secrets_here(environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The value of every credential that the client would find, and how HTTP Basic spells a user with each.
+
+    environment: [this process's].
+    """
+    environment = os.environ if environment is None else environment
     found = [environment.get(name, "") for name in VARIABLES]
     users = [environment.get("KAGGLE_USERNAME", "")]
     files = credential_files(environment)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -40,7 +40,7 @@ from kit.shipping.image import load_image
 from kit.shipping.notebook import notebook_folder, render_notebook
 from kit.shipping.predict import as_kit_error, last_line, predict_at_home
 from kit.shipping.staging import spoil, stage_hidden
-from kit.shipping.wheels import modules_lacking
+from kit.shipping.wheels import modules_lacking, stand_ins
 from kit.training.fanout import training_frame
 
 Isolation = Literal["auto", "namespaces", "guard"]
@@ -96,7 +96,8 @@ class Report:
     """What a rehearsal showed. Every field is also in `rehearsal/report.json`.
 
     oof_score: the run's at home. estimate: what the rerun will take, where its rows are known; minutes_allowed and
-    gigabytes_allowed: what it may. fault: why the bundle will not fit, else None.
+    gigabytes_allowed: what it may. fault: why the bundle will not fit, else None. untried: wheels for another Python,
+    in whose place the copies installed here were imported.
     """
 
     bundle: str
@@ -110,6 +111,7 @@ class Report:
     gigabytes_allowed: float
     fault: str | None
     seconds: float
+    untried: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -164,11 +166,17 @@ def rehearse(
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir()
     minutes = competition.rules.minutes if limit_minutes is None else limit_minutes
-    stage = _Stage(bundle, manifest, competition, notebook, kept, (home,), isolation, 60 * minutes, python)
+    instead = {} if python else stand_ins(name for name in manifest.files if name.endswith(".whl"))
+    here = {module for modules in instead.values() for module in modules}
+    stage = _Stage(bundle, manifest, competition, notebook, kept, (home,), isolation, 60 * minutes, python, here)
+    for wheel, modules in instead.items():
+        say(f"{wheel} is for another Python: {_in_its_place(modules)}; --image tries the wheel itself")
     frame = training_frame(competition, data)
     if competition.rules.kind == "server":
         cases = ("given",)
         say("the host's own gateway asks here; staged test sets, which it does not know, are left out")
+        if competition.rules.test_rows is None:
+            say("the rerun will have no clock: rules.test_rows of the adapter does not say how many rows will come")
     done: list[Case] = []
     with tempfile.TemporaryDirectory(prefix="kit-hidden-") as scratch:
         for name in cases:
@@ -203,9 +211,16 @@ def rehearse(
         gigabytes_allowed=sandbox.MEMORY / 1e9,
         fault=_too_much(expected, minutes, say),
         seconds=time.monotonic() - begun,
+        untried=tuple(instead),
     )
     write_json(kept / "report.json", report.to_json())
     return report
+
+
+def _in_its_place(modules: Sequence[str]) -> str:
+    if not modules:
+        return "nothing installed here stands in for it"
+    return f"the installed copy ({', '.join(modules)}) stands in for it"
 
 
 def _case(
@@ -298,12 +313,14 @@ def run_notebook(
     environment: Mapping[str, str] | None = None,
     isolation: Isolation = "auto",
     python: Path | None = None,
+    here: Collection[str] = (),
 ) -> Executed:
     """Run a notebook (its JSON) behind walls, for at most `limit` seconds, in an environment that holds no secret.
 
     inputs: path below /kaggle/input -> folder. working: what it sees as /kaggle/working. hidden: folders it must not
     see beside this checkout. environment: further variables. python: the kernel's interpreter [this one, less the
-    packages that Kaggle's image lacks]. A failing cell is no exception: see `Executed.error`.
+    packages that Kaggle's image lacks]. here: top-level modules of such packages that it may import all the same. A
+    failing cell is no exception: see `Executed.error`.
     Raises KitError where the process itself fails, or namespaces are refused and nothing else is allowed.
     """
     refused = ""
@@ -317,7 +334,7 @@ def run_notebook(
                 "hidden": [str(path) for path in (*_checkout(), *(Path(path).resolve() for path in hidden))],
                 "kept": [str(path) for path in _interpreters(sys.executable, python or sys.executable)],
                 "python": str(python or sys.executable),
-                "lacking": [] if python else _lacking(),
+                "lacking": [] if python else [name for name in _lacking() if name not in here],
                 "limit": limit,
                 "namespaces": namespaces,
             }
@@ -391,7 +408,7 @@ def _interpreters(*pythons: Path | str) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Stage:
-    """What all cases share. walls: what held each run."""
+    """What all cases share. here: as for `run_notebook`. walls: what held each run."""
 
     bundle: Path
     manifest: Manifest
@@ -402,6 +419,7 @@ class _Stage:
     isolation: Isolation
     limit: float
     python: Path | None
+    here: Collection[str]
     walls: list[str] = field(default_factory=list)
 
     def walk(self, name: str, layout: str, data: Path) -> Case:
@@ -422,6 +440,7 @@ class _Stage:
                 {"KAGGLE_IS_COMPETITION_RERUN": "1"} if layout == "new" else {},
                 self.isolation,
                 self.python,
+                self.here,
             )
             self.walls.append(executed.isolation)
             kept = self.kept / f"{name}.ipynb"

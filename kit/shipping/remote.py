@@ -31,6 +31,7 @@ from kit.shipping.kaggle import AGAIN, ask, owner_or_self
 from kit.shipping.kernels import GOING, await_run, fetch_output, last_version, push_notebook, url_of
 from kit.shipping.notebook import rendered
 from kit.shipping.predict import as_kit_error, last_line
+from kit.shipping.scan import scan_code
 from kit.shipping.unpack import unpack
 from kit.shipping.wheels import pack
 from kit.training.fanout import Ground, folds_to_train, justified_epochs, planned, train_run
@@ -193,7 +194,7 @@ def pack_code(order: Order, folder: Path, folds: Sequence[str]) -> Path:
     """Write what travels into the new folder `folder`, as a wheel, since Kaggle unpacks other archives.
 
     The package, the competition's sources and fold tables, the files that the recipe names; for a fit on all rows, what
-    its folds say of themselves. No data, no cache, nothing else of the home.
+    its folds say of themselves. No data, no cache, nothing else of the home. Raises BundleError for a secret among it.
     """
     assert kit.__file__ is not None
     package = Path(kit.__file__).parent
@@ -215,7 +216,9 @@ def pack_code(order: Order, folder: Path, folds: Sequence[str]) -> Path:
     files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: kit\nVersion: {number}\n".encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: kit\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     folder.mkdir()
-    return folder / pack(folder, f"kit-{number}-0{{digest}}-py3-none-any", info, files)
+    wheel = folder / pack(folder, f"kit-{number}-0{{digest}}-py3-none-any", info, files)
+    scan_code(wheel)
+    return wheel
 
 
 def _files_of_recipe(order: Order) -> Iterator[Path]:

@@ -1,12 +1,14 @@
 """The last look at a bundle before it is finished: nothing in it that must not be published.
 
 Every file must be of a known kind, by its name and by its first bytes. Text, inside wheels too, is searched for tokens,
-private keys, home folders and the name of who runs this; wheels from elsewhere, whose authors have homes and names of
-their own, for tokens, keys and this machine's home alone. What was found is named by file and line and never repeated.
+private keys, the credentials that lie here, home folders and the name of who runs this; wheels from elsewhere, whose
+authors have homes and names of their own, for secrets and this machine's home alone, and so is the code that trains on
+Kaggle. What was found is named by file and line and never repeated.
 """
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import re
@@ -19,6 +21,7 @@ import numpy as np
 
 import kit
 from kit.offline.errors import BundleError, examples
+from kit.shipping.redact import secrets_here
 
 FORBIDDEN = {
     "kaggle.json", "access_token", "access_token.txt", "credentials.json", ".env", ".netrc", ".git", ".ssh", ".aws",
@@ -36,7 +39,7 @@ SECRETS = {
     "a signed address": r"[?&](upload_id|X-Goog-Signature|X-Amz-Signature|token)=[A-Za-z0-9%_-]{8,}",
     "a setting that is a secret": (
         r"(?i)\b(kaggle_key|kaggle_api_token|wandb_api_key|hf_token|aws_secret_access_key)\b[\"'\]]*\s*[=:,]\s*[\"']?"
-        r"[A-Za-z0-9/+_-]{16,}"
+        r"(?=[a-z/+_-]*\d)[a-z0-9/+_-]{16,}"  # a digit: the name of another such setting may follow
     ),
 }
 HOMES = {"a home folder": r"(?<![\w.])/(root/|(home|Users)/\w)|\b[A-Za-z]:[\\/]+Users[\\/]+\w"}
@@ -69,6 +72,25 @@ def scan(folder: Path) -> None:
             "a bundle without secrets, traces of this machine and images of the competition",
             examples(found).replace('"', ""),
             "take it out of where it comes from (the adapter, model.py, the recipe, labels), then bundle again",
+        )
+
+
+def scan_code(wheel: Path) -> None:
+    """Refuse code for a private dataset where it holds a secret or names this machine's home.
+
+    What is no text, as weights, is not searched. Raises BundleError naming up to three places.
+    """
+    found: list[str] = []
+    patterns = foreign_patterns()
+    with zipfile.ZipFile(wheel) as archive:
+        for entry in archive.namelist():
+            with contextlib.suppress(UnicodeDecodeError):
+                found += _places(entry, archive.read(entry).decode(), patterns)
+    if found:
+        raise BundleError(
+            "code without secrets and traces of this machine, to train on Kaggle",
+            examples(found).replace('"', ""),
+            "take it out of that file, then train again",
         )
 
 
@@ -157,18 +179,21 @@ def own_patterns() -> dict[str, str]:
     """What may stand in no text of ours: secrets, images, anybody's home folder, this user's name."""
     user = _user()
     named = {"the name of this machine's user": rf"\b{re.escape(user)}\b"} if user else {}
-    return {**SECRETS, **PICTURES, **HOMES, **_home(), **named}
+    return {**SECRETS, **PICTURES, **HOMES, **_here(), **named}
 
 
 def foreign_patterns() -> dict[str, str]:
-    """What may stand in no package from elsewhere: secrets, and this machine's home folder."""
-    return {**SECRETS, **_home()}
+    """What may stand in no package from elsewhere: secrets, this machine's own among them, and its home folder."""
+    return {**SECRETS, **_here()}
 
 
-def _home() -> dict[str, str]:
-    """This machine's home folder, where it is more than a root."""
-    home = str(Path.home())
-    return {"this machine's home folder": rf"{re.escape(home)}(?![\w-])"} if len(Path(home).parts) > 2 else {}
+def _here() -> dict[str, str]:
+    """This machine's own credentials, and its home folder, where that is more than a root."""
+    home, values = str(Path.home()), sorted(set(secrets_here()))
+    patterns = {"a credential of this machine": "|".join(map(re.escape, values))} if values else {}
+    if len(Path(home).parts) > 2:
+        patterns["this machine's home folder"] = rf"{re.escape(home)}(?![\w-])"
+    return patterns
 
 
 def _user() -> str | None:

@@ -23,8 +23,8 @@ from importlib.metadata import (
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.tags import parse_tag
-from packaging.utils import canonicalize_name
+from packaging.tags import parse_tag, sys_tags
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from kit.offline.errors import BundleError
 from kit.offline.files import write_whole
@@ -134,6 +134,23 @@ def modules_lacking(image: Image) -> list[str]:
     return sorted(
         module for module, names in packages_distributions().items() if not there & set(map(canonicalize_name, names))
     )
+
+
+def stand_ins(wheels: Iterable[str]) -> dict[str, list[str]]:
+    """Name of a wheel that this interpreter cannot install -> top-level modules of the installed copy of its package.
+
+    wheels: names of files. A package that is not installed here has no modules.
+    """
+    here: dict[str, list[str]] = {}
+    for module, names in packages_distributions().items():
+        for name in set(map(canonicalize_name, names)):
+            here.setdefault(name, []).append(module)
+    parsed = {wheel: parse_wheel_filename(wheel) for wheel in wheels}
+    return {
+        wheel: sorted(here.get(name, []))
+        for wheel, (name, _, _, tags) in sorted(parsed.items())
+        if tags.isdisjoint(sys_tags())
+    }
 
 
 def carry(folder: Path, wanted: Iterable[str], image: Image | None = None) -> list[str]:

@@ -17,18 +17,23 @@ class Hands:
         return self.at
 
 
-def walked(limit: float, plan_views: list[tuple[str, ...]], each: float, rows: int, droppable: bool = True) -> Plan:
-    """A plan after batches of 10 rows, `each` seconds a row and view, until all is done or time is up."""
+def walked(
+    limit: float, plan_views: list[tuple[str, ...]], each: float, rows: int, droppable: bool = True, wait: float = 0.0
+) -> Plan:
+    """A plan after batches of 10 rows, `each` seconds a row and view, until all is done or time is up; the fourth batch
+    is waited for."""
     hands = Hands()
-    plan = Clock(limit, hands.at, hands).plan(plan_views, [0.5, 0.2, 0.3][: len(plan_views)], droppable)
+    plan = Clock(limit, hands.at, hands).plan(plan_views, [0.5, 0.2, 0.3][: len(plan_views)], rows, droppable)
     left = rows
-    while left:
+    while left and not plan.is_over():
         views = plan.views
         seconds = 10 * each * sum(map(len, views))
         hands.at += seconds
         left -= 10
-        if not plan.goes_on(10, left, views, seconds):
-            break
+        plan.note(10, views, seconds)
+        if rows - left == 30:
+            hands.at += wait
+            plan.waited(wait)
     plan.left_out.append(f"{hands.at - 100:.1f} seconds, {left} rows left")
     return plan
 
@@ -63,8 +68,45 @@ def test_the_lightest_member_goes_first() -> None:
 def test_the_warm_up_is_no_measure() -> None:
     """A first batch of a minute does not throw views away that there is time for."""
     hands = Hands()
-    plan = Clock(200, hands.at, hands).plan([("identity", "hflip")], [1.0])
-    hands.at += 60
-    assert plan.goes_on(10, 990, plan.views, 60) and plan.views == [("identity", "hflip")]
-    hands.at += 1
-    assert plan.goes_on(10, 980, plan.views, 1) and plan.views == [("identity", "hflip")]
+    plan = Clock(200, hands.at, hands).plan([("identity", "hflip")], [1.0], 1000)
+    for seconds in (60, 1):
+        hands.at += seconds
+        plan.note(10, plan.views, seconds)
+        assert plan.views == [("identity", "hflip")]
+
+
+def test_a_few_rows_are_no_measure() -> None:
+    """A row of a second, of 20,000 in an hour, leaves nothing out; a minute of such rows does."""
+    hands = Hands()
+    plan = Clock(3600, hands.at, hands).plan([("identity", "hflip")], [1.0], 20_000)
+    for _ in range(2):
+        hands.at += 1
+        plan.note(1, plan.views, 1)
+    assert plan.views == [("identity", "hflip")]
+    for _ in range(60):
+        hands.at += 1
+        plan.note(1, plan.views, 1)
+    assert plan.views == [("identity",)]
+
+
+def test_waiting_is_time_that_is_gone_and_no_measure_of_speed() -> None:
+    """400 seconds of work and 200 of waiting for one batch: in a limit that holds both nothing is left out, though that
+    batch alone took 204 seconds; in one that does not, views are."""
+    views: list[tuple[str, ...]] = [("identity", "hflip")] * 2
+    kept = walked(720, views, 0.1, 1000, wait=200)
+    assert kept.views == views and kept.left_out == ["600.0 seconds, 0 rows left"]
+    short = walked(600, views, 0.1, 1000, wait=200)
+    assert short.views == [("identity",)] * 2 and short.left_out[-1].endswith(" 0 rows left")
+
+
+def test_more_rows_than_were_told_end_in_time() -> None:
+    """A hidden set that is larger than the rules say has no plan any more, and the limit all the same."""
+    hands = Hands()
+    plan = Clock(100, hands.at, hands).plan([("identity",)], [1.0], 20)
+    done = 0
+    while not plan.is_over() and done < 100:
+        hands.at += 5
+        done += 1
+        plan.note(10, plan.views, 5)
+    assert plan.rows == 0 and done == LAST * 100 / 5
+    assert plan.is_over() and ["time is up" in line for line in plan.left_out] == [True]

@@ -9,7 +9,7 @@ import pytest
 
 from kit.offline import manifest as module
 from kit.offline.errors import BundleError
-from kit.offline.manifest import FILE, Golden, Manifest, Member, open_bundle
+from kit.offline.manifest import FILE, Golden, Manifest, Member, open_bundle, open_mounted
 from kit.offline.models import ModelSpec
 from kit.offline.pixels import Preparation
 from kit.offline.tasks import Multiclass, settings_of
@@ -117,6 +117,22 @@ def test_a_missing_file_is_refused(bundle, unparsed):
     (bundle / "kit.whl").unlink()
     with pytest.raises(BundleError, match=r"missing: 'kit.whl'; extra: none"):
         open_bundle(bundle)
+
+
+def test_weights_that_are_not_mounted_are_told_with_what_is(bundle, unparsed, tmp_path_factory):
+    """A forgotten dataset is seen in the list of those that are there; at home, where nothing is mounted, there is
+    none."""
+    (bundle / "weights-0.safetensors").unlink()
+    inputs = tmp_path_factory.mktemp("input")
+    with pytest.raises(BundleError, match=r"missing: 'weights-0\.safetensors'; extra: none; mounted: nothing"):
+        open_mounted(bundle, None, inputs)
+    (inputs / "datasets" / "me" / "other").mkdir(parents=True)
+    with pytest.raises(BundleError, match="mounted: datasets, datasets/me, datasets/me/other") as caught:
+        open_mounted(bundle, None, inputs)
+    assert "weights-0.safetensors" in caught.value.found
+    with pytest.raises(BundleError, match="missing") as caught:
+        open_bundle(bundle)
+    assert "mounted" not in str(caught.value)
 
 
 def test_an_extra_file_or_folder_is_refused(bundle, unparsed):

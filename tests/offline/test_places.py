@@ -157,6 +157,27 @@ def test_data_are_found_in_both_mount_layouts(tmp_path, monkeypatch, layout):
     assert find_competition_data("cassava") == tmp_path / layout
 
 
+def test_data_are_found_in_a_layout_that_nobody_knows_yet(tmp_path):
+    """At most five levels down, the shallowest first; a folder of the known layouts goes before all, a file is none."""
+    for place in ("a/b/c/d/e/cassava", "z/cassava", "b/c/d/e/cassava/cassava"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "a" / "cassava").touch()
+    assert find_competition_data("cassava", tmp_path) == tmp_path / "z/cassava"
+    (tmp_path / "z" / "cassava").rmdir()
+    assert find_competition_data("cassava", tmp_path) == tmp_path / "b/c/d/e/cassava"
+    (tmp_path / "competitions" / "cassava").mkdir(parents=True)
+    assert find_competition_data("cassava", tmp_path) == tmp_path / "competitions/cassava"
+    with pytest.raises(NotFound, match="mounted: a, b, competitions"):
+        find_competition_data("e*", tmp_path)
+
+
+def test_data_that_lie_too_deep_are_not_looked_for(tmp_path):
+    """Six levels down is inside somebody's files."""
+    (tmp_path / "a/b/c/d/e/cassava").mkdir(parents=True)
+    with pytest.raises(NotFound, match="a/b/c"):
+        find_competition_data("cassava", tmp_path)
+
+
 def test_missing_data_tell_what_is_mounted(tmp_path):
     """The error lists the folders that are there, at most forty, three levels deep."""
     (tmp_path / "datasets" / "me" / "bundle" / "deeper").mkdir(parents=True)

@@ -59,6 +59,23 @@ def test_other_answers_are_refused(
         compared(tmp_path, {"id": IDS, **ours}, {"id": IDS, **theirs})
 
 
+def test_whole_numbers_are_compared_exactly(tmp_path: Path) -> None:
+    """A class beside another class is another one, however many there are; however it is written, it is the same. Where
+    one side has fractions the other's whole numbers are magnitudes."""
+    classes = [at * 5 for at in range(200)]
+    with pytest.raises(SubmissionError, match="200 of 200 rows differ"):
+        compared(tmp_path, {"id": IDS, "class": classes}, {"id": IDS, "class": [one + 1 for one in classes]})
+    huge = [2**60 + one for one in classes]
+    with pytest.raises(SubmissionError, match="200 of 200 rows differ"):
+        compared(tmp_path, {"id": IDS, "class": huge}, {"id": IDS, "class": [one + 1 for one in huge]})
+    written = [f"{one}.0" for one in classes]
+    assert compared(tmp_path, {"id": IDS, "class": classes}, {"id": IDS, "class": written}) == "equal but for rounding"
+    tipped = [1, 1, *classes[2:]]
+    assert compared(tmp_path, {"id": IDS, "class": classes}, {"id": IDS, "class": tipped}).startswith("2 of 200 rows")
+    ages = [one + 0.25 for one in classes]
+    assert compared(tmp_path, {"id": IDS, "age": classes}, {"id": IDS, "age": ages}) == "equal but for rounding"
+
+
 def test_masks_that_overlap_agree(tmp_path: Path) -> None:
     """A few pixels of an edge, or the same pixels in other runs."""
     ours, theirs = ["1 100", "5 50 200 50", "7 3"] * 60, ["1 97", "5 45 200 48", "7 1 8 2"] * 60

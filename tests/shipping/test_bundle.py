@@ -26,7 +26,7 @@ from kit.offline.predict import competition_in
 from kit.offline.tasks import settings_of
 from kit.shipping.bundle import bundle_name, find_bundle, make_bundle, write_wheel
 from kit.training.ensemble import blend_runs
-from kit.training.fanout import train_run
+from kit.training.fanout import open_ground, train_run
 from kit.training.recipe import find_recipe
 from kit.training.rundir import Run
 from tests.shipping.conftest import World
@@ -171,8 +171,27 @@ def test_some_folds_share_the_whole_weight_and_the_bundle_says_so(world: World) 
     assert [member.fold for member in part.members] == [1]
     assert sum(member.weight for member in whole.members) == pytest.approx(1)
     assert sum(member.weight for member in part.members) == pytest.approx(1)
-    assert part.notes == ("folds [1] of 2",)
+    assert part.notes == ("folds [1] of 2, without [0]",)
     assert part.bundle != whole.bundle
+
+
+def test_a_run_that_is_done_in_part_is_bundled_aloud(world: World, tmp_path: Path) -> None:
+    """Nobody named folds: what is done goes in, and what is missing is said before anything takes time. A whole run has
+    nothing to say."""
+    ignored = shutil.ignore_patterns("runs", "offline_weights")
+    home = Path(shutil.copytree(world.home, tmp_path / "home", ignore=ignored))
+    folder = home / "competitions" / "tiles"
+    competition = load_competition("tiles", home)
+    ground = open_ground(competition, folder / "data", say=lambda _: None)
+    run = train_run(ground, "small", find_recipe(folder, "small"), [1], home, say=lambda _: None)
+    for bundled, adapter, place, note in (
+        (run, competition, home, ["folds [1] of 2, without [0]"]),
+        (world.run, world.competition, world.home, []),
+    ):
+        said: list[str] = []
+        manifest = open_bundle(make_bundle(bundled, adapter, place, full=True, say=said.append))
+        assert [line for line in said if not line.startswith("small-")] == note
+        assert said[: len(note)] == list(manifest.notes) == note
 
 
 @pytest.mark.parametrize("folds", [[2], [0, 7], []])

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from kit.offline.errors import KaggleError
-from kit.shipping import kernels
+from kit.shipping import kaggle_child, kernels
+from kit.shipping.kaggle import ask
 from kit.shipping.kernels import await_run, fetch_output, last_words, push_notebook, text_of_log
-from tests.fake_kaggle import BUSY, Competition, Dataset, FakeKaggle, Ran, Trouble, Version
+from tests.fake_kaggle import BUSY, Competition, Dataset, FakeKaggle, Kernel, Ran, Trouble, Version
 
 KERNEL = "tester/toy-infer"
 
@@ -119,12 +120,34 @@ def test_a_refused_source_is_an_error(server: FakeKaggle, folder: Path, kind: st
         push_notebook(folder, say=quietly)
 
 
-def test_a_refused_source_is_seen_where_the_answer_was_lost(server: FakeKaggle, folder: Path) -> None:
-    """The version is there, its sources are looked at."""
-    server.refused.add("tester/toy-data")
-    server.trouble["SaveKernel"] += [Trouble(after=True)]
-    with pytest.raises(KaggleError, match="tester/toy-data"):
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_refused_source_is_seen_where_the_answer_was_lost(server: FakeKaggle, folder: Path, kind: str) -> None:
+    """The version is there, its sources of every kind are looked at; with all of them it is the version."""
+    server.trouble["SaveKernel"] += [Trouble(after=True), Trouble(after=True)]
+    write(folder, kernel_sources=[])
+    assert push_notebook(folder, say=quietly) == 1
+    write(folder, **{kind: [SOURCES[kind]]})
+    with pytest.raises(KaggleError, match=SOURCES[kind]) as caught:
         push_notebook(folder, say=quietly)
+    assert kind.replace("_", " ") in caught.value.found and len(server.called("SaveKernel")) == 2
+
+
+def test_every_source_of_a_version_whose_answer_was_lost_is_known(server: FakeKaggle, folder: Path) -> None:
+    """Kaggle tells each kind apart, and what was asked for is there: no reason to complain."""
+    server.kernels["tester", "before"] = Kernel("tester", "before")
+    write(folder, kernel_sources=["tester/before"])
+    server.trouble["SaveKernel"] += [Trouble(after=True)]
+    assert push_notebook(folder, say=quietly) == 1
+    sources = {"dataset_sources": ["tester/toy-data"], "competition_sources": ["toy-comp"], "model_sources": []}
+    assert ask(kaggle_child.kernel, kernel=KERNEL) == {"version": 1, **sources, "kernel_sources": ["tester/before"]}
+
+
+def test_what_the_client_refuses_is_to_be_mended_first(server: FakeKaggle, folder: Path) -> None:
+    """It sends nothing: the same command alone would end the same."""
+    write(folder, title="toy")
+    with pytest.raises(KaggleError, match="at least five characters") as caught:
+        push_notebook(folder, say=quietly)
+    assert caught.value.fix.startswith("mend what it names") and not server.called("SaveKernel")
 
 
 def test_a_run_is_waited_for_and_its_files_brought_home(server: FakeKaggle, folder: Path, tmp_path: Path) -> None:

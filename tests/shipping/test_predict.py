@@ -68,6 +68,21 @@ def test_the_code_is_the_wheels(bundle: Path, world: World, tmp_path: Path) -> N
     assert set(table["tile"]) == set(sample["tile"]) and list(table.columns) == list(sample.columns)
 
 
+def test_an_adapter_sees_no_credential(
+    bundle: Path, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code may be somebody else's: of the environment it gets what holds no secret, and what it needs."""
+    secrets = ("KAGGLE_KEY", "KAGGLE_USERNAME", "KAGGLE_CONFIG_DIR", "HF_TOKEN", "WANDB_API_KEY")
+    for name in (*secrets, "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
+        monkeypatch.setenv(name, "1")
+    adapter = (world.home / "competitions" / "tiles" / "adapter.py").read_text()
+    reseal(bundle, {"competitions/tiles/adapter.py": adapter + "\nimport os\n\nprint('seen:', *os.environ)\n"})
+    said = predict_at_home(bundle, world.data, tmp_path / "submission.csv")
+    seen = next(line for line in said.splitlines() if line.startswith("seen: ")).split()
+    assert not set(secrets) & set(seen) and not [name for name in seen if name.startswith("KAGGLE_")]
+    assert {"PATH", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE"} <= set(seen)
+
+
 def test_a_fault_in_the_hosts_files_arrives_as_it_was_said(world: World, tmp_path: Path) -> None:
     """Expected, found, to do; no traceback, and no half submission."""
     data = Path(shutil.copytree(world.data, tmp_path / "data"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -343,7 +344,8 @@ def test_a_slow_member_is_found(world: World, bundle: Path) -> None:
 
 
 def test_modules_that_kaggle_lacks_are_found_in_the_bundle_alone(tmp_path: Path) -> None:
-    """As on Kaggle: not among what is installed here; where a wheel brings them, first or last on the path, there."""
+    """As on Kaggle: not among what is installed here; where a wheel brings them, first or last on the path, there.
+    Those that stand in for a wheel are left alone."""
     brought = tmp_path / "brought"
     (brought / "segmentation_models_pytorch").mkdir(parents=True)
     (brought / "segmentation_models_pytorch" / "__init__.py").write_text("from . import inner\nwho = inner.who")
@@ -353,13 +355,29 @@ def test_modules_that_kaggle_lacks_are_found_in_the_bundle_alone(tmp_path: Path)
     cells = (
         "try:\n    import segmentation_models_pytorch\nexcept ImportError as error:\n    print(error)",
         "import sys\nsys.path.append(BROUGHT)\nimport segmentation_models_pytorch as smp\nprint(smp.who)",
+        "import gdcm",
     )
     where = "import os\nBROUGHT = os.environ.get('KIT_INPUT', '/kaggle/input') + '/brought'"
-    executed = run_notebook(notebook_of(where, *cells), {"brought": brought}, working, 100)
+    executed = run_notebook(notebook_of(where, *cells), {"brought": brought}, working, 100, here=("gdcm", "_gdcm"))
     assert executed.error is None, executed.error
-    _, first, second = nbformat.reads(executed.notebook, as_version=4).cells
+    _, first, second, _ = nbformat.reads(executed.notebook, as_version=4).cells
     assert "Kaggle's image lacks" in first.outputs[0].text
     assert second.outputs[0].text.strip() == "the bundle"
+
+
+def test_a_wheel_for_another_python_is_stood_in_for(
+    world: World, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip of this Python refuses it, and Kaggle's would not: the installed copy is imported, which is said."""
+    wheel = "python_gdcm-3.2.6-cp36-cp36m-manylinux2014_x86_64.whl"
+    with zipfile.ZipFile(bundle / wheel, "w"):
+        pass
+    planted(world, bundle, IMPORTS.replace("segmentation_models_pytorch", "gdcm"))
+    monkeypatch.setattr("kit.shipping.rehearse.predict_at_home", predict_bundle)
+    lines: list[str] = []
+    report = rehearse(bundle, world.data, world.home, say=lines.append, cases=("given",)).require()
+    assert report.untried == (wheel,)
+    assert f"{wheel} is for another Python: the installed copy (_gdcm, gdcm) stands in" in "\n".join(lines)
 
 
 def test_a_server_is_asked_by_the_hosts_own_gateway(world: World, bundle: Path, tmp_path: Path) -> None:
@@ -372,5 +390,6 @@ def test_a_server_is_asked_by_the_hosts_own_gateway(world: World, bundle: Path, 
     report = rehearse(bundle, data, world.home, say=lines.append, isolation="namespaces")
     [case] = report.cases
     assert case.name == "given" and any("gateway" in line for line in lines)
+    assert any("no clock" in line for line in lines)
     assert "to answer as kit predict does" in str(case.fault) and "7 of 7 rows differ" in str(case.fault)
     assert set(read_table(Path(report.folder) / "submission.csv")["kind"]) == {"violet"}

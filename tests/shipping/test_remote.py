@@ -21,7 +21,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kit.cli import app
-from kit.offline.errors import DataError, KaggleError, KitError, NotFound, RunError
+from kit.offline.errors import BundleError, DataError, KaggleError, KitError, NotFound, RunError
 from kit.offline.files import sha256_of
 from kit.offline.places import load_competition
 from kit.shipping import remote
@@ -337,6 +337,22 @@ def test_what_travels_is_code_recipes_and_folds(world: World, home: Path, tmp_pa
     with pytest.raises(DataError, match="a path inside"):
         outside = replace(order, recipe=replace(order.recipe, pretrained="/etc/hostname"))  # type: ignore[type-var]
         pack_code(outside, tmp_path / "outside", ["fold0"])
+
+
+def test_a_secret_does_not_travel_for_training(server: FakeKaggle, world: World, home: Path, tmp_path: Path) -> None:
+    """In any file of the competition, by this machine's own key too: refused before anything is uploaded, and named by
+    file and line. What else of the kit travels is no secret, though it knows how secrets look."""
+    recipes = home / "competitions" / "tiles" / "recipes.py"
+    whole = recipes.read_text()
+    pack_code(order_of(home), tmp_path / "clean", ["fold0"])
+    for number, secret in enumerate((server.users["tester"], "hf_" + "a1B2" * 8)):
+        recipes.write_text(f"{whole}# {secret}\n")
+        with pytest.raises(BundleError, match=r"recipes\.py, line \d+: a") as caught:
+            pack_code(order_of(home), tmp_path / str(number), ["fold0"])
+        assert secret not in str(caught.value)
+    with pytest.raises(BundleError):
+        train(home)
+    assert not server.datasets and not server.kernels and not server.blobs
 
 
 def test_a_fit_on_all_rows_takes_along_what_its_folds_say(world: World, home: Path, tmp_path: Path) -> None:

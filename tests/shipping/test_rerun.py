@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,12 @@ import pytest
 import torch
 
 from kit.offline.clock import Clock
-from kit.offline.ensemble import Seated, predict_rows
+from kit.offline.ensemble import Seated, plan_of, predict_rows
 from kit.offline.errors import BundleError, ImageError, KitError
 from kit.offline.files import sha256_of
 from kit.offline.frames import checked, read_table
 from kit.offline.manifest import Manifest, open_bundle, open_mounted
-from kit.offline.notebook import LOG, serve, submit
+from kit.offline.notebook import LOG, Log, Session, answerer, serve, submit
 from kit.offline.predict import competition_in, predict_bundle, prior_table, seat_members
 from kit.offline.predictions import Predictions
 from kit.shipping.datasets import datasets_of
@@ -85,9 +86,9 @@ def test_a_batch_that_memory_does_not_hold_is_halved(
     world: World, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same answers from smaller batches; one row that does not fit is an error."""
-    import kit.offline.ensemble as ensemble
+    import kit.offline.forward as module
 
-    seated, whole = seated_of(bundle), ensemble.forward
+    seated, whole = seated_of(bundle), module.forward
     frame = test_frame_of(seated, world.data)
     plain = predict_rows(seated, frame, world.data, tmp_path).predictions
     room = 2
@@ -97,7 +98,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return whole(model, task, images, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ensemble, "forward", forward)
+    monkeypatch.setattr(module, "forward", forward)
     for ours, theirs in zip(predict_rows(seated, frame, world.data, tmp_path).predictions, plain, strict=True):
         np.testing.assert_allclose(values(ours), values(theirs), atol=1e-6)
     room = 0
@@ -170,23 +171,42 @@ def test_a_network_that_says_no_number_is_borne_in_the_rerun_alone(world: World,
         predict_rows(seated, frame, world.data, tmp_path)
 
 
+class Hands:
+    """A clock's hands that a second passes over with each pass of a network."""
+
+    def __init__(self, seated: list[Seated]) -> None:
+        self.at, self.passes = 0.0, 0
+        for one in seated:
+            one.models[CPU].register_forward_pre_hook(self.move)
+
+    def __call__(self) -> float:
+        return self.at
+
+    def move(self, *_: object) -> None:
+        self.at += 1
+        self.passes += 1
+
+
 def test_what_time_does_not_allow_is_left_out(
     world: World, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A member that is left out changes no blend: it repeats what the others say. Without time rows get the prior."""
+    """A member that is left out changes no blend: it repeats what the others say. Without time rows get the prior, and
+    none is begun."""
     monkeypatch.setattr("kit.offline.ensemble.BATCH_SIZE", 1)
     seated = seated_of(bundle)
     frame = test_frame_of(seated, world.data)
     clean = predict_rows(seated, frame, world.data, tmp_path).predictions
-    ticks = iter(range(10**6))
-    outcome = predict_rows(seated, frame, world.data, tmp_path, Clock(5.9, 0, lambda: next(ticks)))
+    hands = Hands(seated)
+    # Two members with two views: four seconds a row. After two rows 9 seconds are left, and five rows.
+    plan = plan_of(seated, Clock(20, 0, hands), len(frame))
+    outcome = predict_rows(seated, frame, world.data, tmp_path, plan)
     first, second = (values(said) for said in outcome.predictions)
-    same = [bool((first[at] == second[at]).all()) for at in range(len(frame))]
-    assert outcome.left_out and not same[0] and (any(same) or outcome.late)
-    np.testing.assert_array_equal(first[0], values(clean[0])[0])
-    late = predict_rows(seated, frame, world.data, tmp_path, Clock(1, -100, lambda: 0.0))
-    assert late.late == len(frame) - 1
-    assert len(np.unique(values(late.predictions[0])[1:], axis=0)) == 1
+    assert [bool((first[at] == second[at]).all()) for at in range(7)] == [False] * 2 + [True] * 5
+    np.testing.assert_array_equal(first[:2], values(clean[0])[:2])
+    assert (hands.passes, outcome.late, len(outcome.left_out)) == (2 * 4 + 5, 0, 1)
+    late = predict_rows(seated, frame, world.data, tmp_path, plan_of(seated, Clock(1, -100, hands), len(frame)))
+    assert late.late == len(frame) and hands.passes == 13
+    assert len(np.unique(values(late.predictions[0]), axis=0)) == 1
 
 
 def test_weights_are_found_where_their_own_dataset_is_mounted(bundle: Path, tmp_path: Path) -> None:
@@ -342,7 +362,7 @@ def served(world: World, bundle: Path, tmp_path: Path, monkeypatch: pytest.Monke
     for name in [name for name in sys.modules if name.startswith("kaggle_evaluation")]:
         monkeypatch.delitem(sys.modules, name)
 
-    def run(**named: bool) -> None:
+    def run(**named: float) -> None:
         serve(bundle, sha256_of(bundle / "manifest.json"), "submission.csv", **named)
 
     return run
@@ -361,30 +381,85 @@ def test_a_gateway_is_answered_batch_by_batch(
     assert log["rows"] == 7 and log["fault"] is None and len(log["drift"]) == len(manifest.members)
 
 
-def test_an_unreadable_image_is_loud_at_the_local_gateway_and_borne_in_the_rerun(
-    tmp_path: Path, served: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As for notebooks that write a file; in the rerun the host's own gateway calls."""
+@pytest.fixture
+def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: Callable[..., None]) -> Callable[..., None]:
+    """`served` in the rerun: the host's own gateway calls from outside."""
     data = tmp_path / "input" / "coloured-tiles"
-    bad = sorted((data / "test").glob("*.png"))[4]
-    bad.write_bytes(b"")
-    with pytest.raises(RuntimeError, match="SERVER_RAISED_EXCEPTION ImageError"):
-        served()
+    monkeypatch.syspath_prepend(str(data))
     monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
-    import threading
-
     import kaggle_evaluation.tiles_server as host  # type: ignore[import-not-found]
 
-    callers: list[threading.Thread] = []
     whole = host.TilesInferenceServer.serve
 
     def serve_and_be_called(self: object) -> None:
-        callers.append(threading.Thread(target=host.gateway, args=(self.listener.address, data)))  # type: ignore[attr-defined]
-        callers[0].start()
+        caller = threading.Thread(target=host.gateway, args=(self.listener.address, data))  # type: ignore[attr-defined]
+        caller.start()
         whole(self)
+        caller.join()
 
     monkeypatch.setattr(host.TilesInferenceServer, "serve", serve_and_be_called)
-    served()
-    callers[0].join()
+    return served
+
+
+def test_an_unreadable_image_is_loud_at_the_local_gateway(tmp_path: Path, served: Callable[..., None]) -> None:
+    """As for notebooks that write a file."""
+    bad = sorted((tmp_path / "input" / "coloured-tiles" / "test").glob("*.png"))[4]
+    bad.write_bytes(b"")
+    with pytest.raises(RuntimeError, match="SERVER_RAISED_EXCEPTION ImageError"):
+        served()
+
+
+def test_an_unreadable_image_is_borne_by_a_server_in_the_rerun(tmp_path: Path, called: Callable[..., None]) -> None:
+    """It alone gets the prior."""
+    bad = sorted((tmp_path / "input" / "coloured-tiles" / "test").glob("*.png"))[4]
+    bad.write_bytes(b"")
+    called()
     assert len(read_table(tmp_path / "working" / "submission.csv")) == 7
     assert list(log_of(tmp_path)["unreadable"]) == [bad.stem]
+
+
+@pytest.mark.parametrize(("rules", "late"), [("test_rows=7", 7), ("test_rows=None", 0)], ids=["known", "unknown"])
+def test_a_server_without_time_answers_with_the_prior(
+    world: World, bundle: Path, tmp_path: Path, called: Callable[..., None], rules: str, late: int
+) -> None:
+    """Its minutes count where the rows of the hidden set are known; the gateway gets its seven rows in any case."""
+    adapter = adapter_that_serves(world).replace("Rules(", f"Rules({rules}, ")
+    reseal(bundle, {"competitions/tiles/adapter.py": adapter})
+    called(minutes=0)
+    log = log_of(tmp_path)
+    assert (log["rows"], log["late"], log["fault"]) == (7, late, None)
+    assert ["time is up" in line for line in log["left_out"]] == [True] * (late > 0)
+    assert len(read_table(tmp_path / "working" / "submission.csv")) == 7
+
+
+def test_a_server_has_one_plan_for_the_whole_session(
+    world: World, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty rows come one by one, four seconds each, after six seconds of waiting each. Time for the work is there
+    until the waiting has taken it: then views go, later a member, and rows that come when time is up get the prior."""
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    reseal(bundle, {"competitions/tiles/adapter.py": adapter_that_serves(world)})
+    manifest = open_bundle(bundle)
+    competition = competition_in(bundle, manifest)
+    competition.rules = replace(competition.rules, test_rows=20)
+    files = {name: bundle / name for name in manifest.files}
+    hands = Hands([])
+    session = Session(manifest, files, competition, world.data, [CPU], Log(0.0), Clock(180, 0.0, hands))
+    for one in session.seated:
+        one.models[CPU].register_forward_pre_hook(hands.move)
+    predict = answerer(session, strict=False)
+    name = min(path.name for path in (world.data / "test").glob("*.png"))
+    passes, answers = [], []
+    for _ in range(30):
+        before = hands.passes
+        answers.append(predict([name], str(world.data / "test")))
+        passes.append(hands.passes - before)
+        hands.at += 6
+    # After n rows 10 n - 6 seconds are gone, and 4 (20 - n) are needed: more than are left (85% of 180) from n = 14 on.
+    assert passes[:14] == [4] * 14 and passes[14] < 4
+    assert sorted(passes, reverse=True) == passes and passes[-1] == 0
+    assert session.log.late == passes.count(0) and session.log.rows == 30 and session.log.fault is None
+    assert len([line for line in session.log.left_out if "time is up" in line]) == 1
+    frame = checked(competition.serve_frame(world.data, [name], "")[0], "serve_frame")
+    pd.testing.assert_frame_equal(answers[-1], prior_table(manifest, competition, frame, world.data))
+    assert [list(table["tile"]) for table in answers] == [[name.removesuffix(".png")]] * 30

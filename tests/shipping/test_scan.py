@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -93,6 +95,34 @@ def test_this_machines_home_is_found_wherever_it_lies(tmp_path: Path, monkeypatc
     scan(tmp_path)
     monkeypatch.setenv("HOME", "/")
     scan(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["kit-0.1.0-py3-none-any.whl", "foreign-1-py3-none-any.whl", "PROVENANCE.md"])
+def test_this_machines_own_credentials_are_found_and_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """By their values, whatever they are called: the key in kaggle.json, and how HTTP Basic spells it."""
+    home, bundle = tmp_path / "home", tmp_path / "bundle"
+    (home / ".kaggle").mkdir(parents=True)
+    bundle.mkdir()
+    key = "0a1b2c3d4e5f60718293"
+    basic = base64.b64encode(f"ann:{key}".encode()).decode()
+    (home / ".kaggle" / "kaggle.json").write_text(json.dumps({"username": "ann", "key": key}))
+    for text, found in [(key, True), (basic, True), ("0a1b2c3d4e5f60718294", False)]:
+        line = f"\nPASSWORD = '{text}'\n"
+        if place.endswith(".whl"):
+            wheel(bundle, place, {"adapter.py": line.encode()})
+        else:
+            (bundle / place).write_text(line)
+        monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+        scan(bundle)
+        monkeypatch.setenv("HOME", str(home))
+        if not found:
+            scan(bundle)
+            continue
+        with pytest.raises(BundleError, match="line 2: a credential of this machine") as caught:
+            scan(bundle)
+        assert text not in str(caught.value)
 
 
 def images() -> dict[str, bytes]:

@@ -15,7 +15,7 @@ import pytest
 from kit.offline.errors import BundleError
 from kit.shipping import wheels
 from kit.shipping.image import load_image
-from kit.shipping.wheels import carry, fits, install, missing, pack
+from kit.shipping.wheels import carry, fits, install, missing, pack, stand_ins
 
 SMP = "segmentation-models-pytorch"
 DOWNLOADED = wheels._downloaded  # before conftest takes its place
@@ -191,3 +191,12 @@ def test_a_name_can_carry_its_hash(tmp_path):
     """Other content is another name."""
     names = [pack(tmp_path, "a-1-0{digest}-py3-none-any", "a-1.dist-info", {"a.py": text}) for text in (b"1", b"2")]
     assert len(set(names)) == 2 and all(zipfile.is_zipfile(tmp_path / name) for name in names)
+
+
+def test_what_stands_in_for_a_wheel_is_the_installed_package_of_its_name(monkeypatch, tmp_path):
+    """By all of its top-level modules, under any spelling; wheels that fit this Python have no need of it."""
+    installed(monkeypatch, tmp_path, "zz-Lib", files=("zz_lib/__init__.py", "_zz_lib.py"))
+    here = f"zz_lib-2-cp{sys.version_info[0]}{sys.version_info[1]}-none-any.whl"
+    other = "zz_lib-2-cp27-cp27m-win32.whl"
+    assert stand_ins(["zz_lib-2-py3-none-any.whl", here, other]) == {other: ["_zz_lib", "zz_lib"]}
+    assert stand_ins(["nowhere-1-cp27-cp27m-win32.whl"]) == {"nowhere-1-cp27-cp27m-win32.whl": []}
