@@ -256,6 +256,13 @@ def require_backbone(name: str) -> str:
     return name
 
 
+def require_current(name: str) -> None:
+    """Raise RecipeError for a name that timm has given up: mean, std and crop under it are those of no weights."""
+    now = timm.models.get_deprecated_models().get(name)
+    if now:
+        raise RecipeError(f"timm's name of today for {name!r}", f"it is {now!r} now", f"set backbone={now!r}")
+
+
 def input_config(backbone: str, channels: int, pretrained: bool | str, home: Path | None = None) -> InputConfig:
     """mean, std, interpolation and centre crop that the backbone's weights were trained or evaluated with.
 

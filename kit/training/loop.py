@@ -49,6 +49,7 @@ from kit.offline.models import (
     load_weights,
     pick_device,
     require_backbone,
+    require_current,
 )
 from kit.offline.pixels import Preparation
 from kit.offline.places import has_module
@@ -359,6 +360,7 @@ def set_up(fold: Fold) -> Setup:
     recipe, competition, task = fold.recipe, fold.competition, fold.competition.task
     if not (competition.folder and has_module(competition.folder, "model")):
         require_backbone(recipe.backbone)  # before the cache, which takes minutes
+        require_current(recipe.backbone)
     if len(fold.train) < 2 or not (len(fold.held) or fold.number == ALL):
         found = f"{len(fold.train)} that train, {len(fold.held)} that score"
         raise RunError(f"at least 2 rows that train and 1 that scores in fold {fold.number}", found, "use fewer folds")

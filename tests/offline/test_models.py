@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from kit.offline.models import (
     load_weights,
     pick_device,
     require_backbone,
+    require_current,
 )
 from kit.offline.tasks import Binary
 
@@ -93,6 +95,17 @@ def test_names_that_timm_does_not_have_are_refused(name):
     """Misspelt names and hub addresses are refused before anything is fetched."""
     with pytest.raises(RecipeError, match="timm"):
         require_backbone(name)
+
+
+def test_a_name_that_timm_has_given_up_is_refused():
+    """Its config is not that of the weights it stands for (0.5 and 0.9 here): images would be prepared otherwise."""
+    old, new = "vit_base_patch16_224_in21k", "vit_base_patch16_224.augreg_in21k"
+    configs = [input_config(name, 3, pretrained=False) for name in (old, new)]
+    assert configs[0].mean != configs[1].mean and configs[0].crop != configs[1].crop
+    with pytest.raises(RecipeError, match=f"set backbone='{re.escape(new)}'"):
+        require_current(old)
+    for name in (new, "resnet18", "test_vit"):
+        require_current(name)
 
 
 def test_a_misspelt_backbone_gets_the_nearest_name():
