@@ -82,7 +82,7 @@ class Run:
     def require_whole(self, number: int, only: str | None = None) -> None:
         """Raise RunError where a file of a trained fold, or `only` this one, is not by its hash what training wrote."""
         folder = self.fold(number)
-        for name, sha256 in (self.read(f"{folder.name}/done.json") or {"sha256": {}})["sha256"].items():
+        for name, sha256 in (self.read(f"{folder.name}/done.json") or {}).get("sha256", {}).items():
             if only not in (None, name):
                 continue
             if not (folder / name).is_file() or sha256_of(folder / name) != sha256:

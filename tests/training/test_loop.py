@@ -359,7 +359,11 @@ def test_patience_ends_a_fold_and_says_so(world, monkeypatch, keep):
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
     monkeypatch.setattr(loop, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "model_record", lambda setup: signal.raise_signal(signal.SIGINT))
+
+    def stopped(setup):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "model_record", stopped)
     with pytest.raises(KeyboardInterrupt):
         world.train([0], keep=keep, patience=2, epochs=5)
     monkeypatch.undo()
