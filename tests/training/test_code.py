@@ -134,8 +134,9 @@ import sys
 from pathlib import Path
 from kit.offline.places import load_module
 from kit.training.code import function_hash
-module = load_module(Path(sys.argv[1]), "carrying")
-print(*(function_hash(getattr(module, name)) for name in sys.argv[2:]))
+for folder in sys.argv[1:3]:
+    module = load_module(Path(folder), "carrying")
+    print(*(function_hash(getattr(module, name)) for name in sys.argv[3:]))
 """
 CARRIERS = [
     "closed", "other_closed", "called", "other_called", "nested", "bound", "other_bound", "within", "other_within",
@@ -146,14 +147,18 @@ def test_the_values_that_a_function_carries_count(tmp_path):
     """What it closes over, an object's attributes, a method's object and a partial's functions: all differ, each is the
     same in another process, and a helper that only the closure's maker mentions counts."""
 
-    def hashes(text):
-        (tmp_path / "carrying.py").write_text(text)
-        command = [sys.executable, "-c", HASHES, str(tmp_path), *CARRIERS]
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
-
-    first = hashes(CARRYING)
-    assert len(set(first)) == len(CARRIERS) and hashes(CARRYING) == first
-    changed = hashes(CARRYING.replace("    return size\n", "    return -size\n"))
+    folders = [tmp_path / "first", tmp_path / "changed"]
+    for folder, text in zip(
+        folders, (CARRYING, CARRYING.replace("    return size\n", "    return -size\n")), strict=True
+    ):
+        folder.mkdir()
+        (folder / "carrying.py").write_text(text)
+    command = [sys.executable, "-c", HASHES, *map(str, folders), *CARRIERS]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
+    first, changed = (line.split() for line in told)
+    module = load_module(folders[0], "carrying")
+    assert [function_hash(getattr(module, name)) for name in CARRIERS] == first
+    assert len(set(first)) == len(CARRIERS)
     assert all(one != other for one, other in zip(first, changed, strict=True))
 
 
