@@ -528,7 +528,7 @@ def _fault_of_adapter(error: Exception) -> Exception | None:
 
 
 def _interrupted(code: int) -> None:
-    _say("interrupted: the same command goes on from the last commit")
+    _say("interrupted: the same command goes on from the last commit, where it trains, else begins again")
     sys.exit(code)
 
 

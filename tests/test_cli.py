@@ -406,9 +406,29 @@ def test_a_group_that_is_declared_after_folds_were_frozen_is_refused(kit: Kit, h
     assert not (home / "competitions" / "leaves" / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("folds", "words"),
+    [('group="tree"', ("a column 'tree'", "the folds' group")), ('stratify="labels", group=None', ("'label'",))],
+)
+def test_folds_that_name_no_column_are_told_though_they_are_frozen(
+    kit: Kit, home: Path, folds: str, words: tuple[str, ...]
+) -> None:
+    """The same words as before they were frozen, and no traceback."""
+    adapter = home / "competitions" / "leaves" / "adapter.py"
+    assert kit("folds", "leaves").code == 0
+    text = adapter.read_text()
+    assert 'stratify="label", group=None' in text
+    adapter.write_text(text.replace('stratify="label", group=None', folds))
+    for said in (kit("folds", "leaves"), kit("train", "leaves", "tiny")):
+        assert said.code == 1 and all(word in said.err for word in words)
+    adapter.write_text(text.replace("Folds(5,", "Folds(4,"))
+    said = kit("folds", "leaves")
+    assert said.code == 0 and "holds 5 folds, the adapter now says 4" in said.out + said.err
+
+
 def test_a_training_that_cannot_begin_leaves_no_run(kit: Kit, home: Path) -> None:
     """A backbone or weights that cannot be had are told before a run appears in kit runs."""
-    for setting in ("backbone=resnet5O", "pretrained=offline_weights/none.safetensors"):
+    for setting in ("backbone=resnet5O", "pretrained=offline_weights/none.safetensors", "optimizer=adamx"):
         said = kit("train", "leaves", "tiny", "--set", setting)
         assert said.code == 1 and "Traceback" not in said.err
     assert not (home / "competitions" / "leaves" / "runs").exists()

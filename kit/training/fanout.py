@@ -30,6 +30,7 @@ from kit.training.folds import (
     with_folds,
 )
 from kit.training.loop import Fold, train_fold
+from kit.training.optim import require_optimizer
 from kit.training.pseudo import SoftLabels, require_fit, with_soft
 from kit.training.recipe import Recipe
 from kit.training.rundir import (
@@ -86,6 +87,9 @@ def open_ground(
     table = load_folds(path)
     frame = with_folds(frame, table, path)
     require_declared_group(competition, frame, scheme)
+    count, declared = int(table["fold"].max()) + 1, competition.scheme(scheme).n
+    if count != declared:
+        say(f"{path} holds {count} folds, the adapter now says {declared}: the frozen ones count until it is deleted")
     return Ground(competition, frame, path, fold_hash(table), data, scheme)
 
 
@@ -148,6 +152,7 @@ def train_run(
     if not run.has_begun and not any(has_module(competition.folder, Path(fork).stem) for fork in FORKS):
         require_weights(recipe.backbone, recipe.pretrained, home)  # a fork may know other networks
     if not run.has_begun:
+        require_optimizer(recipe.optimizer)  # a misspelt one would leave a run that nothing finishes
         tell_unfinished(run, say)
     begin_run(run, competition, ground.table)
     soft = SoftLabels.load(home / recipe.pseudo) if recipe.pseudo else None

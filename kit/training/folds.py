@@ -267,10 +267,12 @@ def with_folds(frame: pd.DataFrame, table: pd.DataFrame, path: Path) -> pd.DataF
 
 
 def require_declared_group(competition: Competition, frame: pd.DataFrame, scheme: str | None = None) -> None:
-    """Raise FoldError where frozen folds split a unit, or a group that the adapter declares now but did not then."""
-    group = frame[competition.scheme(scheme).group or "unit_id"].astype(str)
-    scored = frame["scored"] if "scored" in frame.columns else True
-    require_no_leak(frame.assign(group=group, scored=scored))
+    """Raise FoldError where frozen folds split a unit, or a group that the adapter declares now but did not then, and
+    DataError where the adapter's folds name a column that `frame` lacks."""
+    rule = competition.scheme(scheme)
+    strata(frame, rule)
+    table = _table(competition, frame, rule)
+    require_no_leak(table.assign(fold=frame["fold"]))
 
 
 def split(frame: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -23,9 +23,8 @@ LAYERS = (nn.Linear, nn.Conv2d)
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
     """timm's optimiser by name. Raises RecipeError with the nearest name, or for one that cannot be had here."""
-    known, name = list(map(str, list_optimizers())), recipe.optimizer
-    if name.removeprefix("lookahead_") not in known:
-        raise RecipeError("an optimizer that timm knows", repr(name), did_you_mean(name, known))
+    name = recipe.optimizer
+    require_optimizer(name)
     groups: Any = lambda of: parameter_groups(recipe, of)  # noqa: E731 - timm asks for a function
     decay = recipe.weight_decay
     try:
@@ -36,6 +35,13 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
     if getattr(made, "is_second_order", False):
         raise RecipeError("an optimizer of first derivatives", name, "choose another one, such as adamw")
     return made
+
+
+def require_optimizer(name: str) -> None:
+    """Raise RecipeError, with the nearest name, for an optimiser that timm does not have."""
+    known = list(map(str, list_optimizers()))
+    if name.removeprefix("lookahead_") not in known:
+        raise RecipeError("an optimizer that timm knows", repr(name), did_you_mean(name, known))
 
 
 def parameter_groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:

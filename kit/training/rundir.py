@@ -261,12 +261,11 @@ def find_run(competition_folder: Path, name: str) -> Run:
     matching = [run for run in runs.values() if run.name.startswith(name)]
     if name in runs or len(matching) == 1:
         return runs.get(name) or matching[0]
-    several = (
-        f"{len(matching)} begin so: {', '.join(run.name for run in matching)}"
-        if matching
-        else f"runs: {', '.join(runs) or 'none'}"
-    )
-    raise NotFound(f"a run {name!r} in {competition_folder / 'runs'}", several, did_you_mean(name, runs))
+    wanted = f"a run {name!r} in {competition_folder / 'runs'}"
+    if matching:
+        found = f"{len(matching)} begin so: {', '.join(run.name for run in matching)}"
+        raise NotFound(wanted, found, "write the name of one of them out; kit runs shows them")
+    raise NotFound(wanted, f"runs: {', '.join(runs) or 'none'}", did_you_mean(name, runs))
 
 
 def find_run_anywhere(name: str, home: Path | None = None) -> Run:
