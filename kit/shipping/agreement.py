@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 
 from kit.offline.errors import SubmissionError, examples
 from kit.offline.frames import read_table
+from kit.shipping.predict import predict_at_home
 
 NEAR = 0.02
 """Two numbers agree within this part of their column's range at home: half precision on a GPU against the CPU."""
@@ -45,6 +47,14 @@ def require_agreement(at_home: Path, there: Path) -> str:
     if len(different) > OTHERWISE * len(ours):
         raise SubmissionError("the notebook to answer as kit predict does", f"{told}: {examples(different)}", SAME)
     return f"{told} by more than rounding" if different else "equal but for rounding"
+
+
+def compare_with_home(bundle: Path, data: Path, table: Path, python: Path | None = None) -> str:
+    """`require_agreement` of a table with what `kit predict` makes of the test set in `data`; see `predict_at_home`."""
+    with tempfile.TemporaryDirectory(prefix="kit-home-") as folder:
+        at_home = Path(folder) / "submission.csv"
+        predict_at_home(bundle, data, at_home, python)
+        return require_agreement(at_home, table)
 
 
 SAME = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,12 +14,11 @@ from kit.offline.manifest import FILE, open_bundle
 from kit.offline.notebook import LOG
 from kit.offline.predict import competition_in
 from kit.shipping import kaggle_child
-from kit.shipping.agreement import require_agreement
+from kit.shipping.agreement import compare_with_home
 from kit.shipping.datasets import datasets_of, store
 from kit.shipping.kaggle import ask, owner_or_self, require_slug
 from kit.shipping.kernels import GOING, await_run, fetch_output, push_notebook
 from kit.shipping.notebook import notebook_folder, render_notebook
-from kit.shipping.predict import predict_at_home
 
 RECORD = "pushed.json"
 QUEUE_MINUTES = 240
@@ -91,7 +89,7 @@ def push(bundle: Path, data: Path, owner: str | None = None, say: Callable[[str]
             f"{table.name} among what the notebook wrote", found, "look into log.txt there, and kit rehearse"
         )
     if data.is_dir():
-        _compare(bundle, data, table, say)
+        say(f"{table}: {compare_with_home(bundle, data, table)}, compared with kit predict")
     done = _record(folder, replace(there, done=True, compared=data.is_dir()))
     say(f"version {there.version} of {there.kernel} has run, {_agreement(done)}")
     return done
@@ -132,14 +130,6 @@ def _has_failed(there: Pushed) -> bool:
         return False
     state = ask(kaggle_child.kernel_status, kernel=there.kernel, version=there.version)["status"]
     return state not in (*GOING, "COMPLETE")
-
-
-def _compare(bundle: Path, data: Path, table: Path, say: Callable[[str], None]) -> None:
-    """Compare the table that the notebook wrote with that of `kit predict`."""
-    with tempfile.TemporaryDirectory(prefix="kit-home-") as scratch:
-        at_home = Path(scratch) / "submission.csv"
-        predict_at_home(bundle, data, at_home)
-        say(f"{table}: {require_agreement(at_home, table)}, compared with kit predict")
 
 
 def _proof(files: tuple[str, ...]) -> str | None:

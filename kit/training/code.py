@@ -10,7 +10,10 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from kit.offline.errors import RecipeError
 
@@ -59,6 +62,16 @@ def _plain(value: Any, within: tuple[int, ...]) -> Any:
         return [[_plain(key, within), _plain(item, within)] for key, item in value.items()]
     if isinstance(value, list | tuple):
         return [_plain(item, within) for item in value]
+    if isinstance(value, set | frozenset):  # whose order differs from process to process
+        return sorted(json.dumps(_plain(item, within)) for item in value)
+    if isinstance(value, ModuleType):
+        return value.__name__
+    if hasattr(value, "__array__") and not isinstance(value, type):  # whose text leaves out most of it
+        array = np.asarray(value)
+        content = (
+            hashlib.sha256(array.tobytes()).hexdigest() if array.dtype != object else _plain(array.tolist(), within)
+        )
+        return [str(array.dtype), list(array.shape), content]
     if callable(value) or hasattr(value, "__dict__"):
         return [_code_of(value), _settings(value, within)]
     if re.search(r" at 0x[0-9a-fA-F]+", repr(value)):

@@ -170,7 +170,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     require_sizes(recipe, setup, model, device)
     network: Any = torch.compile(model) if recipe.compile else model
-    optimizer = make_optimizer(recipe, model)
+    optimizer, to_clip = make_optimizer(recipe, model), clipped(recipe, model)
     updates = -(-len(steps) // recipe.accumulate)
     schedule = make_schedule(recipe, optimizer, updates)
     average = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
@@ -200,7 +200,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
     def gradients(batches: list[Any], epoch: int, mix: Mix) -> float:
         """Add up the gradients of an update's batches, each in as many parts as memory asks for, and their losses."""
         optimizer.zero_grad(set_to_none=True)
-        summed, whole = 0.0, sum(float(weights[positions].sum()) for positions, *_ in batches)
+        summed, sums = 0.0, [float(weights[positions].sum()) for positions, *_ in batches]
         for number, (positions, images, masks) in enumerate(batches, step):
             seed_step(recipe.seed, fold.number, number)
             inputs, beside = to_device(images, table[positions], preparation, device)
@@ -208,7 +208,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
             wanted = task.smooth(wanted, recipe.label_smoothing) if recipe.label_smoothing else wanted
             inputs, wanted, weight = mix(inputs, wanted, weights[positions].to(device), beside)
             of_batch = torch.zeros((), device=device)
-            of_update = float(weights[positions].sum()) / max(whole, 1e-12)  # weights that are mixed keep their sum
+            of_update = sums[number - step] / max(sum(sums), 1e-12)  # weights that are mixed keep their sum
             for part, share in in_parts(weight, -(-recipe.batch_size // limits["parts"])):
                 with cast():
                     outputs = network(channels_last(inputs[part]), **{name: of[part] for name, of in beside.items()})
@@ -247,7 +247,7 @@ def train_fold(fold: Fold, loader_of: LoaderOf | None = None) -> None:
                     require_finite("gradient", norm_of_gradients(model), fold, epoch, at, rows, optimizer)
                 if recipe.clip_grad:
                     scaler.unscale_(optimizer)
-                    dispatch_clip_grad(clipped(recipe, model), recipe.clip_grad, recipe.clip_mode)
+                    dispatch_clip_grad(to_clip, recipe.clip_grad, recipe.clip_mode)
                 scaler.step(optimizer)
                 scaler.update()
                 if average:
@@ -449,7 +449,7 @@ def some_inputs(
 
 def require_sizes(recipe: Recipe, setup: Setup, model: nn.Module, device: torch.device) -> None:
     """Raise RecipeError where the network does not take images of the recipe's sizes: told now, not in an assertion."""
-    for size, view in [(recipe.size_at(0), "identity"), *((recipe.size, view) for view in recipe.tta)]:
+    for size, view in dict.fromkeys([(recipe.size_at(0), "identity"), *((recipe.size, view) for view in recipe.tta)]):
         images, beside = some_inputs(setup, size, 1, device)
         try:
             with torch.no_grad():

@@ -339,12 +339,21 @@ def optimism(run: Run, greater_is_better: bool) -> float | None:
     """How much the choice of epochs flatters, from log.jsonl (one view): the mean over folds of a fold's score at its
     best epoch, less that at the epoch which is best for the mean of the others.
 
-    None with one fold, or where a score is undefined in the epochs that all folds trained.
+    None with one fold, without logs (a train.py of the competition's own may keep none), or where a score is undefined
+    in the epochs that all folds trained.
     """
-    logs = [(run.fold(number) / "log.jsonl").read_text().splitlines() for number in run.folds]
+    logs = [
+        path.read_text().splitlines()
+        for path in (run.fold(number) / "log.jsonl" for number in run.folds)
+        if path.is_file()
+    ]
     scores = [[json.loads(line)["score"] for line in log] for log in logs]
     common = min(map(len, scores), default=0)
-    if len(scores) < 2 or None in (score for fold in scores for score in fold[:common]) or not common:
+    if (
+        len(scores) < max(2, len(run.folds))
+        or None in (score for fold in scores for score in fold[:common])
+        or not common
+    ):
         return None
     table = np.array([fold[:common] for fold in scores])
     sign = 1.0 if greater_is_better else -1.0

@@ -104,6 +104,9 @@ def test_functions_of_a_recipe_are_told_apart():
 CARRYING = """
 import functools
 
+import numpy as np
+import torch
+
 def helper(size):
     return size
 
@@ -126,6 +129,12 @@ closed, other_closed = heavy(0.1), heavy(0.9)
 lambdas = [lambda size, share=share: (size, share) for share in (1,)]
 called, other_called, nested = Make(0.1), Make(0.9), Make(0.1, Make(0.9))
 bound, other_bound = Make(0.1).method, Make(0.9).method
+array, tensor = np.zeros(5000), torch.zeros(3)
+other_array, other_tensor = np.where(np.arange(5000) == 2500, 1.0, 0.0), torch.ones(3)
+arrays, other_arrays = heavy(array), heavy(other_array)
+tensors, other_tensors = heavy(tensor), heavy(other_tensor)
+words, other_words = heavy({"one", "two", "three"}), heavy({"one", "two"})
+module, other_module = heavy(np), heavy(torch)
 within, other_within = functools.partial(helper, inner=closed), functools.partial(helper, inner=other_closed)
 unstable = functools.partial(helper, object())
 """
@@ -140,12 +149,14 @@ for folder in sys.argv[1:3]:
 """
 CARRIERS = [
     "closed", "other_closed", "called", "other_called", "nested", "bound", "other_bound", "within", "other_within",
+    "arrays", "other_arrays", "tensors", "other_tensors", "words", "other_words", "module", "other_module",
 ]  # fmt: skip
 
 
 def test_the_values_that_a_function_carries_count(tmp_path):
-    """What it closes over, an object's attributes, a method's object and a partial's functions: all differ, each is the
-    same in another process, and a helper that only the closure's maker mentions counts."""
+    """What it closes over (long arrays, sets and modules among it), an object's attributes, a method's object and a
+    partial's functions: all differ, each is the same in another process; a helper that only the closure's maker
+    mentions counts."""
 
     folders = [tmp_path / "first", tmp_path / "changed"]
     for folder, text in zip(

@@ -705,19 +705,8 @@ def test_a_fold_that_ran_out_of_memory_goes_on_in_parts(world, monkeypatch):
     monkeypatch.undo()
     plenty = world.train([0], name="plenty", **settings)
     assert bytes_of(plenty)[0] != bytes_of(short)[0], "statistics of batch-norm are those of parts"
-    real, commits = loop.checkpoint.commit, []
-
-    def commit(folder, step, state):
-        real(folder, step, state)
-        commits.append(step)
-        if len(commits) == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(loop.checkpoint, "commit", commit)
     watch(monkeypatch, fails={2})
-    with pytest.raises(KeyboardInterrupt):
-        world.train([0], **settings)
+    interrupted(world, monkeypatch, 4, **settings)
     monkeypatch.undo()
     [folder] = (world.folder / "runs").glob("tiny-*/fold0")
     assert loop.checkpoint.resume(folder)[1]["limits"] == {"parts": 2, "precision": "fp32"}

@@ -242,6 +242,9 @@ def test_what_choosing_an_epoch_flatters_is_told(world):
     # Fold 0's best is epoch 1, and the others' mean is best in epoch 2; fold 1 and 2 choose 2 as the others do.
     assert told([0.9, 0.8, 0.1], [0.5, 0.7, 0.6], [0.5, 0.9, 0.6, 1.0]) == pytest.approx(((0.9 - 0.8) + 0 + 0) / 3)
     assert told([0.9, None], [0.5, 0.7], [0.5, 0.9]) is None
+    (run.fold(1) / "log.jsonl").unlink()
+    assert rundir.optimism(run, greater_is_better=True) is None
+    told([0.9, None], [0.5, 0.7], [0.5, 0.9])
     world.train(keep="best")
     score = run.read("score.json")
     assert score["fitted_on_scored_rows"] == ["epoch"] and score["optimism_of_epoch"] is None
